@@ -59,7 +59,14 @@ class Refused(StepFailed):
 
 
 class Spoiled(StepFailed):
-    """The content is not the film that was announced: the bytes on disk are worthless."""
+    """The content is not the film that was announced: the bytes on disk are worthless.
+
+    `sha256` tells whether the host serves the same bad content again; None where it was not read.
+    """
+
+    def __init__(self, reason: Reason, message: str, sha256: str | None = None) -> None:
+        super().__init__(reason, message)
+        self.sha256 = sha256
 
 
 class Hindered(StepFailed):

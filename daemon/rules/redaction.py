@@ -1,0 +1,46 @@
+"""What must never be read in any output?
+
+Rule: secrets are replaced by their value wherever they stand, and links lose their query, for that
+is where file hosts put signatures.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+MASK: Final = "***"
+_QUERY = re.compile(r"(\b(?:https?|ftp)://[^\s?#'\"<>]+)\?[^\s'\"<>]*", re.IGNORECASE)
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def order_secrets(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return the secrets worth searching for, the longest first: one may contain another."""
+    return tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
+
+
+def redact(value: object, secrets: tuple[str, ...]) -> object:
+    """Return `value` with every secret masked, in texts, lists and mappings alike."""
+    if isinstance(value, str):
+        return _redact_text(value, secrets)
+    if isinstance(value, dict):
+        return {redact(key, secrets): redact(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item, secrets) for item in value]
+    if isinstance(value, bytes):
+        return _redact_text(value.decode("utf-8", "backslashreplace"), secrets)
+    return value
+
+
+def _redact_text(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return _QUERY.sub(rf"\1?{MASK}", text)
+
+
+def escape_control(text: str) -> str:
+    """Return `text` as a terminal may show it: control characters and bidi marks spelled out."""
+    return _CONTROL.sub(
+        lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text
+    )

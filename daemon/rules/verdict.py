@@ -1,0 +1,338 @@
+"""What follows from an answer of the provider, from a failed download, from waiting in vain?
+
+Rule: a task, an event and the time go in, a `Verdict` comes out: the cause of a move or none, and
+the columns that change with it. The stations only carry it to the store.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypedDict
+
+from daemon.rules.failure import Hindered, Reason, Refused, Spoiled, StepFailed, Trouble
+from daemon.rules.lifecycle import Cause, State
+from daemon.rules.notice import Answer, Evidence, Notice, Outcome
+from daemon.rules.schedule import (
+    MINUTE,
+    PROOF_APART_MS,
+    REFRESH_MS,
+    SPOILED_LIMIT,
+    SPOILED_PAUSE_MS,
+    UNKNOWN_APART_MS,
+    Pace,
+    Tally,
+    backoff,
+    pause_download,
+    pause_question,
+    prove_lost,
+    prove_unknown,
+)
+from daemon.rules.task import Task, Tidings
+
+CREDITS_PAUSE_MS: Final = 5 * MINUTE
+"""A question refused for want of credits: buying some takes a person."""
+_IN_PLACE = (State.VERIFIED, State.STORED, State.DONE, State.PRUNED)
+_GATED = (Outcome.KEY, Outcome.RATE, Outcome.MAINTENANCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How patient we are: the configuration as the rules need it."""
+
+    pace: Pace
+    retry_first_ms: int
+    retry_limit_ms: int
+    has_key: bool
+    """Whether anything can be asked at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens to a task; `doubted`: a file without confirmation met a contrary answer."""
+
+    cause: Cause | None
+    changes: Mapping[str, object] = field(default_factory=dict)
+    doubted: bool = False
+
+
+class _Known(TypedDict):
+    task_id: str
+    now: int
+    deadline_at: int
+
+
+def judge_callback(
+    notice: Notice, now: int, *, trusted: bool, has_key: bool, retention_ms: int
+) -> Tidings:
+    """Decide what a callback brings to the ledger, whatever the task's state is there.
+
+    Not `trusted` (`callback.trust = "confirm"`), it makes the question due and nothing else; its
+    link is kept as a hint for the case that nobody ever answers.
+    """
+    asks_at = now if has_key else None
+    known: _Known = {
+        "task_id": notice.task_id,
+        "now": now,
+        "deadline_at": now + retention_ms,
+    }
+    if trusted and notice.evidence is Evidence.SUCCESS:
+        refresh_at = now + REFRESH_MS if has_key else None
+        return Tidings(**known, cause=Cause.LINKED, link=notice.link, ask_at=refresh_at)
+    if trusted and notice.evidence is Evidence.FAILURE:
+        return Tidings(
+            **known,
+            cause=Cause.DECLINED,
+            ask_at=None,
+            reason=notice.reason,
+            message=notice.message,
+            code=notice.code,
+        )
+    hint = None if trusted else notice.link
+    return Tidings(**known, cause=Cause.HINTED, hint=hint, ask_at=asks_at)
+
+
+def judge_answer(task: Task, answer: Answer, now: int, terms: Terms, luck: float) -> Verdict:
+    """Decide what the provider's answer about `task` means for it."""
+    pause = pause_question(terms.pace, now - (task.asked_since or now), task.ask_pause_ms, luck)
+    if answer.outcome is Outcome.ANSWERED and answer.notice is not None:
+        notice = answer.notice
+        if notice.evidence is Evidence.SUCCESS and notice.link is not None:
+            verdict = _judge_link(task, notice.link, now, terms, luck)
+        else:
+            verdict = _judge_notice(task, notice, now, pause)
+        known: dict[str, object] = {"answered_at": now, "unanswered_since": None, "denials": 0}
+        known |= {"audio_id": notice.audio_id or task.audio_id}
+    elif answer.outcome is Outcome.UNKNOWN:
+        verdict = _judge_denial(task, answer, now, pause, terms)
+        known = {"answered_at": now, "unanswered_since": None}
+    else:
+        # A gate holds the question back for all tasks, so this one simply stays due.
+        if answer.outcome in _GATED:
+            pause = 0
+        elif answer.outcome is Outcome.CREDITS:
+            pause = max(pause, CREDITS_PAUSE_MS)
+        since = now if task.unanswered_since is None else task.unanswered_since
+        return Verdict(None, {"unanswered_since": since, **_ask_again(now, pause)})
+    return Verdict(verdict.cause, {**known, **verdict.changes}, verdict.doubted)
+
+
+def _ask_again(now: int, pause: int) -> dict[str, object]:
+    return {"ask_at": now + pause, "ask_pause_ms": pause}
+
+
+def _judge_notice(task: Task, notice: Notice, now: int, pause: int) -> Verdict:
+    """The provider knows the task and names no link."""
+    in_vain = {**_count_question(task, now), **_ask_again(now, pause)}
+    if task.unconfirmed and task.state != State.EXPECTED:
+        return Verdict(None, in_vain, doubted=True)
+    failed = notice.evidence is Evidence.FAILURE
+    if task.state == State.WANTED:
+        return Verdict(None, {**in_vain, **_ask_again(now, REFRESH_MS)})
+    if failed and _was_linked(task):
+        # Evidence of success never goes down.
+        return Verdict(None, in_vain)
+    if failed:
+        return _judge_refusal_to_make(task, notice)
+    if task.known_as_missing:
+        return Verdict(Cause.KNOWN, {**in_vain, "reason": None, "message": None})
+    if task.state == State.EXPECTED or now < task.deadline_at:
+        return Verdict(None, in_vain)
+    return Verdict(None, {"ask_at": None})
+
+
+def _was_linked(task: Task) -> bool:
+    return task.state == State.EXPECTED and task.link is not None and not task.unconfirmed
+
+
+def _judge_refusal_to_make(task: Task, notice: Notice) -> Verdict:
+    """The provider says that no video was made."""
+    said: dict[str, object] = {
+        "reason": notice.reason,
+        "message": notice.message,
+        "provider_code": notice.code,
+        "ask_at": None,
+    }
+    if task.state == State.EXPECTED:
+        return Verdict(Cause.DECLINED, said)
+    if task.known_as_missing:
+        return Verdict(None, said)
+    return Verdict(None, {"ask_at": None})
+
+
+def _judge_link(task: Task, link: str, now: int, terms: Terms, luck: float) -> Verdict:
+    if task.state in _IN_PLACE:
+        return Verdict(None, {"unconfirmed": 0, "ask_at": None})
+    changes: dict[str, object] = {
+        "unconfirmed": 0,
+        "link": link,
+        "ask_at": now + REFRESH_MS,
+        "ask_pause_ms": 0,
+    }
+    fresh = link != task.link
+    if fresh:
+        changes |= {"refusals": 0, "refusal_proofs": 0, "refusal_proved_at": None, "failures": 0}
+    elif task.refusals:
+        changes |= _count_question(task, now)
+    if task.state == State.WANTED:
+        if fresh:
+            changes["fetch_at"] = now
+        return Verdict(None, changes)
+    pause = 0 if fresh else _pause_refused(task.refusals, terms, luck)
+    changes |= {"fetch_at": now + pause, "reason": None, "message": None, "provider_code": None}
+    return Verdict(Cause.LINKED, changes)
+
+
+def _pause_refused(refusals: int, terms: Terms, luck: float) -> int:
+    """The same link again: links come back, so it is tried again, with growing pauses."""
+    return backoff(refusals, terms.retry_first_ms, terms.retry_limit_ms, luck) if refusals else 0
+
+
+def _judge_denial(task: Task, answer: Answer, now: int, pause: int, terms: Terms) -> Verdict:
+    tally = Tally(task.denials, task.denied_at).another(now, UNKNOWN_APART_MS)
+    changes: dict[str, object] = {
+        "denials": tally.count,
+        "denied_at": tally.last_at,
+        **_count_question(task, now),
+        **_ask_again(now, pause),
+    }
+    if task.unconfirmed and task.state != State.EXPECTED:
+        return Verdict(None, changes, doubted=True)
+    if task.state == State.EXPECTED:
+        if not _was_linked(task) and prove_unknown(tally, task.created_at):
+            said = {"reason": Reason.UNKNOWN_TASK, "message": answer.message}
+            return Verdict(
+                Cause.UNKNOWN, {**changes, **said, **_ask_again(now, terms.pace.limit_ms)}
+            )
+        return Verdict(None, changes)
+    if task.state == State.WANTED:
+        return Verdict(None, {**changes, **_ask_again(now, REFRESH_MS)})
+    if now < task.deadline_at:
+        return Verdict(None, {**changes, **_ask_again(now, terms.pace.limit_ms)})
+    return Verdict(None, {**changes, "ask_at": None})
+
+
+def _count_question(task: Task, now: int) -> dict[str, object]:
+    """Count a question that brought no working link, once the deadline has passed."""
+    if now < task.deadline_at:
+        return {}
+    tally = Tally(task.questions, task.questioned_at).another(now, PROOF_APART_MS)
+    return {"questions": tally.count, "questioned_at": tally.last_at}
+
+
+def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck: float) -> Verdict:
+    """Decide what a failed download step means; the claim ends with it."""
+    said: dict[str, object] = {
+        "claimed_at": None,
+        "reason": failure.reason,
+        "message": failure.message,
+    }
+    match failure:
+        case Hindered():
+            return Verdict(None, {**said, "attempts": max(0, task.attempts - 1), "fetch_at": now})
+        case Refused() | Spoiled(reason=Reason.NOT_A_VIDEO):
+            if isinstance(failure, Spoiled):
+                said |= _NOTHING_ON_DISK
+            return _judge_refused_link(task, said, now, terms, luck)
+        case Spoiled():
+            return _judge_spoiled(task, failure, {**said, **_NOTHING_ON_DISK}, now, terms)
+        case _:
+            wish = failure.retry_after if isinstance(failure, Trouble) else None
+            pause = pause_download(
+                task.failures + 1,
+                terms.retry_first_ms,
+                terms.retry_limit_ms,
+                luck,
+                None if wish is None else int(wish * 1000),
+            )
+            return Verdict(None, {**said, "failures": task.failures + 1, "fetch_at": now + pause})
+
+
+_NOTHING_ON_DISK: Mapping[str, object] = {"spans": "", "size_bytes": None, "validator": None}
+
+
+def _judge_refused_link(
+    task: Task, said: dict[str, object], now: int, terms: Terms, luck: float
+) -> Verdict:
+    refusals = task.refusals + 1
+    tally = Tally(task.refusal_proofs, task.refusal_proved_at).another(now, PROOF_APART_MS)
+    changes = {
+        **said,
+        "refusals": refusals,
+        "refusal_proofs": tally.count,
+        "refusal_proved_at": tally.last_at,
+    }
+    if not terms.has_key:
+        pause = _pause_refused(refusals, terms, luck)
+        return Verdict(None, {**changes, "fetch_at": now + pause})
+    due_now = {"ask_at": now, "asked_since": now, "ask_pause_ms": 0, "unanswered_since": now}
+    return Verdict(Cause.LINK_REFUSED, {**changes, **due_now})
+
+
+def _judge_spoiled(
+    task: Task, failure: Spoiled, said: dict[str, object], now: int, terms: Terms
+) -> Verdict:
+    """The third time that the same bad bytes came, a new link or validator is waited for."""
+    same = failure.sha256 is not None and failure.sha256 == task.spoiled_sha256
+    spoils = task.spoils + 1 if same else 1
+    changes = {**said, "spoils": spoils, "spoiled_sha256": failure.sha256}
+    if spoils < SPOILED_LIMIT:
+        return Verdict(None, {**changes, "fetch_at": now + terms.retry_first_ms})
+    changes |= {"fetch_at": now + SPOILED_PAUSE_MS}
+    if terms.has_key:
+        changes |= {"ask_at": now, "asked_since": now}
+    return Verdict(None, changes)
+
+
+def judge_silence(task: Task, now: int) -> Verdict | None:
+    """Nobody answered for `callback.trust_link_after`: try the link at hand.
+
+    A link that the provider once told needs no mark; one that only a callback told gets it. None
+    when an answer or a download came in between.
+    """
+    if task.state != State.EXPECTED:
+        return None
+    known = task.link is not None
+    return Verdict(
+        Cause.UNANSWERED,
+        {
+            "link": task.link if known else task.hint,
+            "unconfirmed": task.unconfirmed if known else 1,
+            "fetch_at": now,
+            "unanswered_since": now,
+        },
+    )
+
+
+def judge_deadline(task: Task, now: int, *, has_key: bool) -> Verdict | None:
+    """Return the end of a task whose deadline passed and that is proved unobtainable, else None."""
+    if task.state not in {State.EXPECTED, State.WANTED} or task.claimed_at is not None:
+        return None
+    lost = prove_lost(
+        now,
+        task.deadline_at,
+        link_known=task.link is not None,
+        has_key=has_key,
+        refusals=task.refusal_proofs,
+        questions=task.questions,
+    )
+    if not lost:
+        return None
+    return Verdict(Cause.EXPIRED, {"reason": Reason.DEADLINE, "ask_at": None})
+
+
+def judge_retry(task: Task, now: int, terms: Terms) -> Verdict | None:
+    """A person wants another try, now. None: the task was pruned, on purpose.
+
+    With a key the provider is asked, for its answer is newer than any link at hand.
+    """
+    if task.state == State.PRUNED:
+        return None
+    if task.state in _IN_PLACE:
+        return Verdict(None, {"fetch_at": task.fetch_at and now})
+    again: dict[str, object] = {"refusals": 0, "failures": 0, "denials": 0}
+    if terms.has_key:
+        again |= {"ask_at": now, "asked_since": now, "ask_pause_ms": 0}
+    if task.state == State.WANTED:
+        return Verdict(Cause.REOPENED, {**again, "fetch_at": now})
+    if task.link is not None and not terms.has_key:
+        return Verdict(Cause.LINKED, {**again, "fetch_at": now, "reason": None, "message": None})
+    return Verdict(Cause.REOPENED, {**again, "reason": None, "message": None})
