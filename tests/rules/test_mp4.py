@@ -1,0 +1,401 @@
+"""Each rule of the box walk, on films of a few hundred bytes built by hand."""
+
+import io
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daemon.rules.failure import Reason, Spoiled
+from daemon.rules.mp4 import MAX_MOOV_BYTES, MAX_TRACKS, Film, begins_as_film, inspect
+
+FTYP = b"\0\0\0\x10ftypisom\0\0\0\0"
+DATA = 24  # where the samples begin when the file is FTYP and a mdat box
+WIDE, TALL = 720, 1280
+ALL_ONES = 2**32 - 1
+
+
+def u16(*numbers: int) -> bytes:
+    """Pack numbers of 16 bits."""
+    return struct.pack(f">{len(numbers)}H", *numbers)
+
+
+def u32(*numbers: int) -> bytes:
+    """Pack numbers of 32 bits."""
+    return struct.pack(f">{len(numbers)}I", *numbers)
+
+
+def u64(*numbers: int) -> bytes:
+    """Pack numbers of 64 bits."""
+    return struct.pack(f">{len(numbers)}Q", *numbers)
+
+
+def box(kind: str, *parts: bytes, size: int | None = None) -> bytes:
+    """Build a box, and lie about its size when told to."""
+    body = b"".join(parts)
+    return u32(8 + len(body) if size is None else size) + kind.encode() + body
+
+
+def large_box(kind: str, *parts: bytes, size: int | None = None) -> bytes:
+    """Build a box with a size of 64 bits."""
+    body = b"".join(parts)
+    return u32(1) + kind.encode() + u64(16 + len(body) if size is None else size) + body
+
+
+MVHD = box("mvhd", u32(0, 0, 0, 1000, 2000), bytes(80))
+TKHD = box("tkhd", u32(0, 0, 0, 1, 0, 2000), bytes(52), u16(WIDE, 0, TALL, 0))
+MDHD = box("mdhd", u32(0, 0, 0, 100, 200, 0))
+AVC1 = box("avc1", bytes(24), u16(WIDE, TALL), bytes(50))
+STTS = box("stts", u32(0, 1, 4, 50))
+NO_SAMPLES = (box("stts", u32(0, 0)) + box("stsz", u32(0, 0, 0)) + box("stsc", u32(0, 0))) + box(
+    "stco", u32(0, 0)
+)
+
+
+def hdlr(kind: str) -> bytes:
+    """Build the box that says what a track is: `vide`, `soun`, `text`."""
+    return box("hdlr", u32(0, 0), kind.encode(), bytes(13))
+
+
+def stsd(*entries: bytes) -> bytes:
+    """Build the box that names the codec."""
+    return box("stsd", u32(0, len(entries)), *entries)
+
+
+def mp4a(sample_rate: int) -> bytes:
+    """Build an audio sample entry; the rate is a field of 16 bits."""
+    return box("mp4a", bytes(8), bytes(16), u16(sample_rate, 0))
+
+
+def tables(
+    *,
+    stsz: bytes = box("stsz", u32(0, 10, 4)),
+    stsc: bytes = box("stsc", u32(0, 1, 1, 4, 1)),
+    stco: bytes = box("stco", u32(0, 1, DATA)),
+) -> bytes:
+    """Build the sample tables: by default one chunk of 4 samples of 10 bytes."""
+    return STTS + stsz + stsc + stco
+
+
+def trak(
+    table: bytes,
+    *,
+    tkhd: bytes = TKHD,
+    mdhd: bytes = MDHD,
+    handler: bytes = hdlr("vide"),
+    description: bytes = stsd(AVC1),
+) -> bytes:
+    """Build a track, of pictures unless told otherwise."""
+    stbl = box("stbl", description, table)
+    return box("trak", tkhd, box("mdia", mdhd, handler, box("minf", stbl)))
+
+
+def sound(sample_rate: int, mdhd: bytes = MDHD) -> bytes:
+    """Build a track of sound without samples."""
+    return trak(NO_SAMPLES, mdhd=mdhd, handler=hdlr("soun"), description=stsd(mp4a(sample_rate)))
+
+
+VIDEO = trak(tables())
+MOOV = box("moov", MVHD, VIDEO)
+MDAT = box("mdat", bytes(40))
+FILM = FTYP + MDAT + MOOV
+
+
+def with_tables(**changed: bytes) -> bytes:
+    """Build a film of 40 bytes of samples whose tables differ from the default."""
+    return FTYP + MDAT + box("moov", MVHD, trak(tables(**changed)))
+
+
+def judge(data: bytes) -> Film:
+    """Inspect bytes that are in memory."""
+    return inspect(io.BytesIO(data), len(data))
+
+
+def refusal(data: bytes) -> tuple[Reason, str]:
+    """Inspect bytes that must be refused; say why they were."""
+    with pytest.raises(Spoiled) as caught:
+        judge(data)
+    return caught.value.reason, caught.value.message
+
+
+def test_the_film_built_here_is_whole() -> None:
+    """The film that the other tests break says what was put into it."""
+    assert judge(FILM) == Film(2.0, WIDE, TALL, "avc1", None, None, "moov_last")
+
+
+# What is no film at all
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "empty"),
+        (b"ok", "begins with b'ok'"),
+        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"\xef\xbb\xbf\r\n <HTML>", "HTML"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "XML"),
+        (b'{"code": 404}', "JSON"),
+        (b"[]", "JSON"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3", "playlist"),
+        (b"\x89PNG\r\n\x1a\n", "begins with"),
+        (box("styp", b"msdh\0\0\0\0") + FILM, "styp"),
+        (box("free") + FILM, "free"),
+        (FILM[16:], "mdat"),
+    ],
+)
+def test_the_first_box_is_ftyp(body: bytes, word: str) -> None:
+    """Whatever else a host sends in place of a film is named in plain words."""
+    reason, message = refusal(body)
+    assert reason is Reason.NOT_A_VIDEO
+    assert word in message
+
+
+def test_the_beginning_is_judged_as_it_comes() -> None:
+    """A download may stop at the first bytes that rule a film out, and not before."""
+    assert all(begins_as_film(FTYP[:length]) for length in range(len(FTYP)))
+    assert not begins_as_film(b"<html>")
+    assert not begins_as_film(b"\0\0\0\x10free")
+
+
+@pytest.mark.parametrize("tracks", [b"", sound(44_100)])
+def test_a_film_has_pictures(tracks: bytes) -> None:
+    """A file with sound alone, or with no track, is whole and still not what was paid for."""
+    reason, message = refusal(FTYP + MDAT + box("moov", MVHD, tracks))
+    assert reason is Reason.NOT_A_VIDEO
+    assert "no video track" in message
+
+
+# How boxes tile the file
+
+
+@pytest.mark.parametrize("missing", ["moov", "mdat"])
+def test_both_halves_are_there(missing: str) -> None:
+    """Tables without samples, or samples without tables, are a file that was cut between boxes."""
+    reason, message = refusal(FTYP + (MDAT if missing == "moov" else MOOV))
+    assert reason is Reason.TRUNCATED
+    assert missing in message
+
+
+def test_sizes_of_64_bits() -> None:
+    """A box may state its size in 64 bits, and its body begins behind them."""
+    moved = box("moov", MVHD, trak(tables(stco=box("stco", u32(0, 1, DATA + 8)))))
+    assert judge(FTYP + large_box("mdat", bytes(40)) + moved).duration_seconds == 2.0
+    reason, _ = refusal(FTYP + large_box("mdat", bytes(40)) + MOOV)
+    assert reason is Reason.DAMAGED
+
+
+@pytest.mark.parametrize("left", [1, 7, 15])
+def test_half_a_header_is_no_box(left: int) -> None:
+    """Bytes too few for a header are damage behind a film, and a cut in front of its end."""
+    assert refusal(FILM + large_box("free")[:left])[0] is Reason.DAMAGED
+    assert refusal(FTYP + MDAT + large_box("moov")[:left])[0] is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("kind", ["free", "skip", "wxyz"])
+def test_the_last_box_may_reach_to_the_end(kind: str) -> None:
+    """Size 0 means: up to the end of the file; that takes nothing from a film that is whole."""
+    assert judge(FILM + box(kind, bytes(9), size=0)) == judge(FILM)
+
+
+def test_tables_state_their_size() -> None:
+    """A `moov` box of size 0 could be cut between two tracks, so it proves nothing."""
+    reason, message = refusal(FTYP + MDAT + box("moov", MVHD, VIDEO, size=0))
+    assert reason is Reason.TRUNCATED
+    assert "moov" in message
+
+
+def test_the_work_is_bounded_by_tracks() -> None:
+    """Eight tracks are enough for a film."""
+    assert judge(FTYP + MDAT + box("moov", MVHD, VIDEO * MAX_TRACKS)) == judge(FILM)
+    reason, message = refusal(FTYP + MDAT + box("moov", MVHD, VIDEO * (MAX_TRACKS + 1)))
+    assert (reason, message) == (Reason.DAMAGED, "the film has 9 tracks")
+
+
+def inspect_sparse(path: Path, *parts: bytes | int) -> Film:
+    """Inspect a real file in which each number stands for so many zero bytes, never written."""
+    with path.open("w+b") as file:
+        for part in parts:
+            if isinstance(part, int):
+                file.seek(part, io.SEEK_CUR)
+            else:
+                file.write(part)
+        return inspect(file, file.tell())
+
+
+def test_the_work_is_bounded_by_the_moov_box(tmp_path: Path) -> None:
+    """A `moov` box of 64 MiB is opened, a larger one is not."""
+    room = MAX_MOOV_BYTES - len(MOOV)
+    for extra, accepted in ((0, True), (1, False)):
+        free = box("free", size=room + extra)
+        moov = box("moov", MVHD, VIDEO, free, size=MAX_MOOV_BYTES + extra)
+        parts = (FTYP, MDAT, moov, room + extra - 8 - 1, b"\0")
+        if accepted:
+            assert inspect_sparse(tmp_path / "film.mp4", *parts) == judge(FILM)
+        else:
+            with pytest.raises(Spoiled, match="moov box has 67108865 bytes"):
+                inspect_sparse(tmp_path / "film.mp4", *parts)
+
+
+# What the tables must say
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        (MVHD, "mvhd"),
+        (TKHD, "tkhd"),
+        (MDHD, "mdhd"),
+        (hdlr("vide"), "hdlr"),
+        (stsd(AVC1), "stsd"),
+        (STTS, "stts"),
+        (box("stsz", u32(0, 10, 4)), "stsz"),
+        (box("stsc", u32(0, 1, 1, 4, 1)), "stsc"),
+        (box("stco", u32(0, 1, DATA)), "stco"),
+    ],
+)
+def test_no_table_is_missing(part: bytes, missing: str) -> None:
+    """A film without one of the boxes that describe it is damaged, by name."""
+    renamed = part.replace(missing.encode(), b"free", 1)
+    assert renamed != part
+    reason, message = refusal(FILM.replace(part, renamed))
+    assert reason is Reason.DAMAGED
+    assert missing in message
+
+
+@pytest.mark.parametrize("container", ["mdia", "minf", "stbl"])
+def test_no_container_is_missing(container: str) -> None:
+    """A track without one of its containers is damaged, by name."""
+    reason, message = refusal(FILM.replace(container.encode(), b"free"))
+    assert reason is Reason.DAMAGED
+    assert container in message
+
+
+@pytest.mark.parametrize("part", [MVHD, TKHD, MDHD, hdlr("vide"), STTS])
+def test_no_header_is_too_short(part: bytes) -> None:
+    """A box that ends before its fields do is damaged."""
+    short = box(part[4:8].decode(), b"\0\0\0\0")
+    padded = short + box("free", bytes(len(part) - len(short) - 8))
+    assert "too short" in refusal(FILM.replace(part, padded))[1]
+
+
+@pytest.mark.parametrize("header", [MVHD, MDHD])
+def test_time_has_units(header: bytes) -> None:
+    """A timescale of 0 would divide by nothing."""
+    zero = header[:20] + u32(0) + header[24:]
+    assert refusal(FILM.replace(header, zero))[0] is Reason.DAMAGED
+
+
+def test_headers_of_version_1() -> None:
+    """Headers with times of 64 bits give the same film."""
+    mvhd = box("mvhd", u32(1 << 24), u64(0, 0), u32(1000), u64(2000), bytes(80))
+    tkhd = box("tkhd", u32(1 << 24), u64(0, 0), u32(1, 0), u64(0), bytes(52), u16(WIDE, 0, TALL, 0))
+    mdhd = box("mdhd", u32(1 << 24), u64(0, 0), u32(100), u64(200), u32(0))
+    moov = box("moov", mvhd, trak(tables(), tkhd=tkhd, mdhd=mdhd))
+    assert judge(FTYP + MDAT + moov) == judge(FILM)
+
+
+@pytest.mark.parametrize(
+    "mvhd",
+    [
+        box("mvhd", u32(0, 0, 0, 1000, 0), bytes(80)),
+        box("mvhd", u32(0, 0, 0, 1000, ALL_ONES), bytes(80)),
+        box("mvhd", u32(1 << 24), u64(0, 0), u32(1000), u64(2**64 - 1), bytes(80)),
+    ],
+)
+def test_an_unknown_duration_is_counted(mvhd: bytes) -> None:
+    """When the movie does not say how long it is, its samples do: here 4 of half a second."""
+    assert judge(FTYP + MDAT + box("moov", mvhd, VIDEO)).duration_seconds == 2.0
+
+
+def test_a_film_that_says_nothing_of_time_has_no_duration() -> None:
+    """What is not known is None, not 0."""
+    timeless = FILM.replace(MVHD, box("mvhd", u32(0, 0, 0, 1000, 0), bytes(80)))
+    timeless = timeless.replace(STTS, box("stts", u32(0, 1, 4, 0)))
+    assert judge(timeless).duration_seconds is None
+
+
+def test_dimensions_come_from_the_track_or_the_codec() -> None:
+    """The track header has the first word, the sample entry the second."""
+    bare = box("tkhd", u32(0, 0, 0, 1, 0, 2000), bytes(60))
+    shown = bare[:-8] + u16(640, 0, 360, 0)
+    assert (judge(FILM.replace(TKHD, shown)).width, judge(FILM.replace(TKHD, shown)).height) == (
+        640,
+        360,
+    )
+    assert judge(FILM.replace(TKHD, bare)) == judge(FILM)
+    nameless = FILM.replace(TKHD, bare).replace(AVC1, box("avc1", bytes(78)))
+    assert (judge(nameless).width, judge(nameless).height) == (None, None)
+
+
+def test_the_codec_is_named() -> None:
+    """A track of pictures without a sample entry cannot be played."""
+    moov = box("moov", MVHD, trak(tables(), description=stsd()))
+    assert refusal(FTYP + MDAT + moov) == (Reason.DAMAGED, "the stsd box names no codec")
+
+
+@pytest.mark.parametrize(("field", "rate"), [(44_100, 44_100), (0, 96_000), (1, 96_000)])
+def test_the_sample_rate_may_not_fit_its_field(field: int, rate: int) -> None:
+    """A rate beyond 16 bits is read from the timescale."""
+    mdhd = box("mdhd", u32(0, 0, 0, 96_000, 0, 0))
+    film = judge(FTYP + MDAT + box("moov", MVHD, sound(field, mdhd), VIDEO))
+    assert (film.audio_codec, film.audio_sample_rate) == ("mp4a", rate)
+
+
+def test_other_tracks_are_let_be() -> None:
+    """Subtitles need no codec that we know."""
+    text = trak(NO_SAMPLES, handler=hdlr("text"), description=b"")
+    assert judge(FTYP + MDAT + box("moov", MVHD, text, VIDEO)) == judge(FILM)
+
+
+# A mdat box that states no size
+
+
+def open_ended(data_bytes: int) -> bytes:
+    """Build a film of 40 bytes of samples whose last box, the mdat, reaches to the end."""
+    start = len(FTYP + MOOV) + 8
+    moov = box("moov", MVHD, trak(tables(stco=box("stco", u32(0, 1, start)))))
+    return FTYP + moov + box("mdat", bytes(data_bytes), size=0)
+
+
+def test_an_open_mdat_ends_with_its_samples() -> None:
+    """The sample tables prove its end: it is whole when they need its last byte, and no more."""
+    assert judge(open_ended(40)) == replace(judge(FILM), layout="faststart")
+    assert refusal(open_ended(41))[0] is Reason.DAMAGED
+    for length in range(40):
+        assert refusal(open_ended(length))[0] is Reason.TRUNCATED
+
+
+def test_a_film_has_samples() -> None:
+    """Boxes without a single sample are no film, however well they fit."""
+    reason, message = refusal(FTYP + MDAT + box("moov", MVHD, trak(NO_SAMPLES)))
+    assert (reason, message) == (Reason.DAMAGED, "the film has no samples")
+
+
+# A movie that announces fragments
+
+MFRA = box("mfra", box("mfro", u32(0, 24)))
+
+
+def announcing(*mvex: bytes) -> bytes:
+    """Build a film that could go on in fragments behind what its tables hold."""
+    return FTYP + MDAT + box("moov", MVHD, VIDEO, box("mvex", *mvex))
+
+
+def test_fragments_that_were_announced_may_be_missing() -> None:
+    """A file cut before its first fragment would pass for a short film, were it not marked."""
+    assert refusal(announcing())[0] is Reason.TRUNCATED
+    assert judge(announcing() + MFRA) == replace(judge(FILM), layout="fragmented")
+
+
+def test_samples_before_the_fragments_count() -> None:
+    """The samples in the tables are a part of the duration that proves the end."""
+    assert judge(announcing(box("mehd", u32(0, 2000)))).duration_seconds == 2.0
+    assert refusal(announcing(box("mehd", u32(0, 2001))))[0] is Reason.TRUNCATED
+
+
+def test_a_fragment_states_its_size() -> None:
+    """A `moof` box of size 0 could be cut between two track fragments."""
+    reason, message = refusal(announcing(box("mehd", u32(0, 2000))) + box("moof", size=0))
+    assert reason is Reason.TRUNCATED
+    assert "moof" in message
