@@ -1,0 +1,279 @@
+"""From files, variables and credentials to one frozen configuration.
+
+Rule: `load` returns final values only, or raises one `ConfigError` that holds every mistake. The
+environment of the process is read here and nowhere else.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from daemon.config.agreement import find_conflicts, find_doubts
+from daemon.config.mistakes import ConfigError, Mistake
+from daemon.config.sections import KEYS, SECTIONS, Config, Key, Kind, Secret, UnixEndpoint
+from daemon.config.sources import (
+    PATH_VARIABLE,
+    Given,
+    open_to,
+    read_environment,
+    read_file,
+    read_secret_file,
+)
+from daemon.config.spelling import PATH, Spelling, WrongType
+
+__all__ = ["ConfigError", "Loaded", "Mistake", "environment", "find", "load", "show"]
+
+SEARCHED: Final = (Path("config.toml"), Path("/etc/suno-videod/config.toml"))
+"""Where a configuration file is looked for when none is named."""
+
+BASE_URLS: Final[Mapping[Kind, str]] = MappingProxyType(
+    {
+        "sunoapi": "https://api.sunoapi.org",
+        "apibox": "https://api.api.box",
+        "kie": "https://api.kie.ai",
+    }
+)
+
+_FOLDER = "suno-videod"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration and where it came from.
+
+    `origins` says for every key path "default", "file", "environment", "credential" or the path of
+    the file that held the secret. `secrets` are all secret values, for redaction.
+    """
+
+    config: Config
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+    path: Path | None
+    secrets: tuple[Secret, ...]
+
+
+def environment() -> Mapping[str, str]:
+    """Return a copy of the environment of this process."""
+    return dict(os.environ)
+
+
+def find(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration file to use, or None for the defaults.
+
+    Raises:
+        ConfigError: the flag or the variable names a file that does not exist.
+    """
+    variable = environ.get(PATH_VARIABLE)
+    named = flag or (Path(variable) if variable else None)
+    if named is None:
+        return next(filter(_exists, SEARCHED), None)
+    if not _exists(named):
+        name = "--config" if flag else PATH_VARIABLE
+        raise ConfigError([Mistake(name, None, f"there is no file {named}")])
+    return named
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read the file `path` (None for none), the environment and the credentials.
+
+    Raises:
+        ConfigError: with every mistake; only a file that is not TOML hides those behind it.
+    """
+    in_file, mistakes = read_file(path) if path else ({}, [])
+    in_environment, more = read_environment(environ)
+    draft = _Draft(path, environ, [*mistakes, *more])
+    for name, key in KEYS.items():
+        draft.take(name, key, (in_environment, in_file))
+    draft.fill()
+    draft.compare()
+    if draft.mistakes:
+        raise ConfigError(draft.mistakes, path)
+    inline = [name for name in in_file if name in KEYS and KEYS[name].secret]
+    if path and inline and open_to(path) == "everyone":
+        draft.warnings.append(
+            f"{path}: everyone can read {', '.join(inline)}; run chmod 600 {path}"
+        )
+    return Loaded(
+        config=_build(draft.values),
+        origins=MappingProxyType(draft.origins),
+        warnings=(*draft.warnings, *find_doubts(draft.values)),
+        path=path,
+        secrets=tuple(_secrets(draft.values)),
+    )
+
+
+def show(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return key path, value as TOML and origin of every key; secrets are masked.
+
+    A key without a value shows `spelling.UNSET`, which is not TOML.
+    """
+    rows = []
+    for name, key in KEYS.items():
+        value: Any = loaded.config
+        for part in name.split("."):
+            value = getattr(value, part)
+        rows.append((name, key.spelling.write(value), loaded.origins[name]))
+    return rows
+
+
+class _Draft:
+    """What is settled so far, and what there is to say about the rest."""
+
+    def __init__(
+        self, path: Path | None, environ: Mapping[str, str], mistakes: list[Mistake]
+    ) -> None:
+        self.base = (path or SEARCHED[0]).absolute().parent
+        self.environ = environ
+        self.mistakes = mistakes
+        self.warnings: list[str] = []
+        self.given: dict[str, Given] = {}
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+
+    def take(self, name: str, key: Key, layers: Iterable[Mapping[str, Given]]) -> None:
+        """Settle one key if anybody gave it."""
+        given = self._choose(name, key, layers)
+        if given is None:
+            return
+        self.given[name] = given
+        try:
+            self.values[name], self.origins[name] = self._read(given, key)
+        except ValueError as wrong:
+            self.mistakes.append(given.mistake(str(wrong)))
+
+    def fill(self) -> None:
+        """Settle what nobody gave."""
+        static = {name: key.default for name, key in KEYS.items()}
+        for name, default in (static | _derive(self.values, self.environ)).items():
+            if name not in self.given:
+                self.values[name], self.origins[name] = default, "default"
+
+    def compare(self) -> None:
+        """Report the values that do not go together, where somebody gave one of them."""
+        for keys, message in find_conflicts(self.values):
+            given = next(self.given[name] for name in keys if name in self.given)
+            self.mistakes.append(given.mistake(message))
+
+    def _choose(self, name: str, key: Key, layers: Iterable[Mapping[str, Given]]) -> Given | None:
+        for layer in layers:
+            value, twin = layer.get(name), layer.get(f"{name}_file")
+            if value and twin:
+                self.mistakes.append(twin.mistake(f"{value.key} is set too; keep one of the two"))
+            if value or twin:
+                return value or twin
+        folder = self.environ.get("CREDENTIALS_DIRECTORY")
+        if key.secret and folder and _exists(credential := Path(folder, name)):
+            return Given(name, None, "credential", credential)
+        return None
+
+    def _read(self, given: Given, key: Key) -> tuple[Any, str]:
+        if isinstance(given.raw, Path):
+            return _read_secret(given.raw, key), given.origin
+        if not given.twin:
+            return self._anchor(_interpret(given, key.spelling)), given.origin
+        path = self._anchor(_interpret(given, PATH))
+        secret = _read_secret(path, key)
+        match open_to(path):
+            case "everyone":
+                raise ValueError(f"{path}: everyone can read or change it; run chmod 600 {path}")
+            case "its group":
+                self.warnings.append(f"{given.key}: the group of {path} can read or change it")
+        return secret, str(path)
+
+    def _anchor(self, value: Any) -> Any:
+        """Make a path absolute: it starts at the configuration file, or at home after "~"."""
+        match value:
+            case UnixEndpoint(path=path):
+                return UnixEndpoint(self._anchor(path))
+            case Path(parts=("~", *below)):
+                home = self.environ.get("HOME")
+                if not home:
+                    raise ValueError('expected a path without "~": there is no $HOME')
+                return Path(home, *below)
+            case Path():
+                return self.base / value
+        return value
+
+
+def _interpret(given: Given, spelling: Spelling) -> Any:
+    """Read a variable as TOML where that gives the type of the key, else as a string."""
+    if given.origin == "environment":
+        with suppress(tomllib.TOMLDecodeError, WrongType):
+            parsed = tomllib.loads(f"value = {given.raw}")
+            if parsed.keys() == {"value"}:
+                return spelling.read(parsed["value"])
+    return spelling.read(given.raw)
+
+
+def _read_secret(path: Path, key: Key) -> Any:
+    try:
+        return key.spelling.read(read_secret_file(path, listed=key.listed))
+    except OSError as failed:
+        raise ValueError(f"{path}: {failed.strerror}") from None
+    except ValueError as wrong:
+        raise ValueError(f"{path}: {wrong}") from None
+
+
+def _derive(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the defaults that depend on the machine or on other keys."""
+    state_dir: Path = values.get("state_dir") or _find_state_dir(environ)
+    runtime_dir = _first_folder(environ, "RUNTIME_DIRECTORY")
+    return {
+        "state_dir": state_dir,
+        "callback.trust": "confirm" if values.get("provider.api_key") else "callback",
+        "provider.base_url": BASE_URLS[values.get("provider.kind", KEYS["provider.kind"].default)],
+        "download.directory": state_dir / "videos",
+        "admin.socket": (runtime_dir or state_dir) / "admin.sock",
+    }
+
+
+def _find_state_dir(environ: Mapping[str, str]) -> Path:
+    if folder := _first_folder(environ, "STATE_DIRECTORY"):
+        return folder
+    # XDG base directory specification 0.8: a path that is not absolute is ignored.
+    if (xdg := environ.get("XDG_STATE_HOME", "")).startswith("/"):
+        return Path(xdg, _FOLDER)
+    if home := environ.get("HOME"):
+        return Path(home, ".local/state", _FOLDER)
+    # Without a home this is a system service whose unit has no StateDirectory=.
+    return Path("/var/lib", _FOLDER)
+
+
+def _first_folder(environ: Mapping[str, str], variable: str) -> Path | None:
+    """Return the first of the folders that systemd passes (systemd.exec(5): colons between)."""
+    folder = environ.get(variable, "").partition(":")[0]
+    return Path(folder) if folder else None
+
+
+def _build(values: Mapping[str, Any]) -> Config:
+    settled: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        fields = msgspec.structs.fields(section)
+        settled[name] = section(**{field.name: values[f"{name}.{field.name}"] for field in fields})
+    return Config(**settled, **{name: values[name] for name in KEYS if "." not in name})
+
+
+def _secrets(values: Mapping[str, Any]) -> Iterator[Secret]:
+    for name, key in KEYS.items():
+        if key.listed and key.secret:
+            yield from values[name]
+        elif key.secret and values[name]:
+            yield values[name]
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether something is there, be it only a folder that we may not enter."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # reading it will say what is wrong
+    return True

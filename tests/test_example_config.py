@@ -1,0 +1,84 @@
+"""`config.example.toml` tells the truth: every key, its real default, and values that work."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from daemon.config import load
+from daemon.config.sections import KEYS
+from daemon.config.sources import NAMES
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+TEXT = EXAMPLE.read_text(encoding="utf-8")
+HOME = {"HOME": "/home/somebody"}
+
+COMMENTED = re.compile(r"^# ([a-z_]+ = (?:\"|\[).*)$", re.MULTILINE)
+
+
+def uncomment(line: str) -> str:
+    """Return the example with one commented key brought to life."""
+    return TEXT.replace(f"# {line}", line)
+
+
+def names_in(text: str) -> set[str]:
+    """Return the key paths that stand in `text`."""
+    found = set()
+    for name, content in tomllib.loads(text).items():
+        if isinstance(content, dict):
+            found |= {f"{name}.{leaf}" for leaf in content}
+        else:
+            found.add(name)
+    return found
+
+
+def test_example_gives_the_defaults() -> None:
+    """Copying the example changes nothing."""
+    assert load(EXAMPLE, HOME).config == load(None, HOME).config
+    assert load(EXAMPLE, HOME).warnings == ()
+
+
+def test_every_key_with_a_fixed_default_stands_in_force() -> None:
+    """A commented key has no default of its own, and every other key is shown with its value."""
+    fixed = {
+        name
+        for name, key in KEYS.items()
+        if key.default not in (msgspec.NODEFAULT, None, ()) and not key.secret
+    }
+    live = names_in(TEXT)
+    assert fixed <= live
+    assert not {name for name in live if KEYS[name].secret}
+
+
+def test_every_key_stands_in_the_example() -> None:
+    """No key, and no file twin of a secret, has to be guessed."""
+    whole = TEXT
+    for line in COMMENTED.findall(TEXT):
+        whole = whole.replace(f"# {line}", line)
+    assert names_in(whole) == set(NAMES)
+
+
+@pytest.mark.parametrize("line", COMMENTED.findall(TEXT))
+def test_every_commented_value_works(line: str, tmp_path: Path) -> None:
+    """Taking the comment sign away gives a valid configuration without a warning."""
+    for secret_file in re.findall(r'_file = "([a-z_]+)"', line):
+        (tmp_path / secret_file).write_text("sixteen-or-more-characters\n")
+        (tmp_path / secret_file).chmod(0o600)
+    path = tmp_path / "config.toml"
+    path.write_text(uncomment(line))
+    path.chmod(0o600)
+    loaded = load(path, HOME)
+    assert loaded.warnings == ()
+    (name,) = names_in(uncomment(line)) - names_in(TEXT)
+    assert loaded.origins[name.removesuffix("_file")] != "default"
+
+
+@pytest.mark.parametrize("key", ["state_dir", "trust", "base_url"])
+def test_commented_default_is_the_default(key: str, tmp_path: Path) -> None:
+    """Where the comment shows what holds on a plain machine, it does hold there."""
+    (line,) = [line for line in COMMENTED.findall(TEXT) if line.startswith(f"{key} = ")]
+    path = tmp_path / "config.toml"
+    path.write_text(uncomment(line))
+    assert load(path, HOME).config == load(None, HOME).config
