@@ -1,0 +1,237 @@
+"""The public listener: one path, one method, one token; 200 only after the commit.
+
+Rule: what was answered with 200 is on the disk. Callbacks that wait at the same time are committed
+together, in one statement; a commit that fails or takes longer than 10 s is a 503, so that the
+provider's retries still count. Bad input never gives a 5xx, and nothing redirects.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from daemon.config.sections import Callback
+from daemon.rules.forwarded import find_client
+from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
+from daemon.rules.task import Task, Tidings
+from daemon.rules.verdict import judge_callback
+from daemon.store import Store, StoreFailed
+
+BODY_LIMIT_BYTES: Final = 64 << 10
+BODY_SECONDS: Final = 5.0
+COMMIT_SECONDS: Final = 10.0
+"""The provider hangs up after 15."""
+BATCH_LIMIT: Final = 256
+STRIKES_LIMIT: Final = 5
+STRIKES_SECONDS: Final = 60.0
+CLIENTS_LIMIT: Final = 10_000
+
+_RECEIVED: Final = b'{"status":"received"}'
+
+_log = structlog.get_logger()
+
+
+class Intake:
+    """Gathers callbacks that wait, and commits them together."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[tuple[Tidings, asyncio.Future[Task]]] = []
+        self._arrived = asyncio.Event()
+
+    async def commit(self, tidings: Tidings) -> Task:
+        """Return the task's row once the callback is on the disk.
+
+        Raises:
+            StoreFailed: nothing was committed.
+        """
+        committed: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tidings, committed))
+        self._arrived.set()
+        return await committed
+
+    async def run(self) -> None:
+        """Commit for ever, all that waits at a time."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH_LIMIT], self._waiting[BATCH_LIMIT:]
+                await self._commit(batch)
+
+    async def _commit(self, batch: list[tuple[Tidings, asyncio.Future[Task]]]) -> None:
+        try:
+            tasks = await self._store.receive([tidings for tidings, _ in batch])
+        except StoreFailed as failure:
+            for _, committed in batch:
+                if not committed.done():
+                    committed.set_exception(failure)
+            return
+        for (_, committed), task in zip(batch, tasks, strict=True):
+            if not committed.done():
+                committed.set_result(task)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """What the listener needs to know."""
+
+    section: Callback
+    tokens: tuple[str, ...]
+    has_key: bool
+    retention_ms: int
+    intake: Intake
+    store: Store
+    now: Callable[[], int]
+    ring: Callable[[], None]
+    """Called when a question or a download may have become due."""
+    strikes: "Strikes" = field(default_factory=lambda: Strikes(time.monotonic))
+
+
+def callback_app(receiver: Receiver) -> web.Application:
+    """Build the public application; run it with `auto_decompress=False` and without access log."""
+    app = web.Application(client_max_size=BODY_LIMIT_BYTES)
+    prefix = f"{receiver.section.path.rstrip('/')}/"
+
+    async def answer(request: web.Request) -> web.Response:
+        if not request.path.startswith(prefix):
+            return _refuse(404)
+        client = find_client(
+            request.remote or "",
+            request.headers.getall("X-Forwarded-For", ()),
+            receiver.section.trusted_proxies,
+        )
+        log = _log.bind(remote=client)
+        if not check_token(request.path.removeprefix(prefix), receiver.tokens):
+            if receiver.strikes.count(client):
+                return _refuse(429, {"Retry-After": str(int(STRIKES_SECONDS))})
+            log.info("callback.rejected", status=404, why="wrong token")
+            return _refuse(404)
+        if request.method != "POST":
+            log.info("callback.rejected", status=404, why=f"method {request.method[:10]}")
+            return _refuse(404)
+        status = await _receive(request, receiver, client)
+        if status != 200:  # noqa: PLR2004 - HTTP OK
+            return _refuse(status)
+        return web.Response(body=_RECEIVED, content_type="application/json")
+
+    async def announce_nothing(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Server"] = "suno-videod"
+
+    app.router.add_route("*", "/{path:.*}", answer)
+    app.on_response_prepare.append(announce_nothing)
+    return app
+
+
+async def _receive(request: web.Request, receiver: Receiver, client: str) -> int:
+    """Take a callback whose token is right; return the HTTP status."""
+    log = _log.bind(remote=client)
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding != "identity":
+        log.warning("callback.rejected", status=415, why=f"Content-Encoding {encoding[:20]}")
+        return 415
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        log.warning("callback.rejected", status=413, why=f"over {BODY_LIMIT_BYTES} bytes")
+        return 413
+    except TimeoutError:
+        log.warning("callback.rejected", status=408, why=f"body slower than {BODY_SECONDS:g} s")
+        return 408
+    try:
+        async with asyncio.timeout(COMMIT_SECONDS):
+            return await _commit(request, receiver, body, client)
+    except (StoreFailed, TimeoutError) as failure:
+        why = str(failure) or f"no commit within {COMMIT_SECONDS:g} s"
+        log.error("callback.rejected", status=503, why=why)  # noqa: TRY400 - no bug, no traceback
+        return 503
+
+
+async def _commit(request: web.Request, receiver: Receiver, body: bytes, client: str) -> int:
+    now = receiver.now()
+    try:
+        notice, unreadable = read_callback(body), None
+        signed_id: str | None = notice.task_id
+    except Unreadable as failure:
+        notice, unreadable, signed_id = None, failure.why, failure.signed_id
+    if not _is_genuine(request, receiver, signed_id, now):
+        _log.warning("callback.rejected", remote=client, status=401, why="signature")
+        return 401
+    if notice is None:
+        held = await receiver.store.quarantine(
+            body,
+            why=unreadable or "",
+            remote=client,
+            content_type=request.headers.get("Content-Type", "")[:200],
+            now=now,
+        )
+        _log.warning(
+            "callback.quarantined", id=held.id, why=held.why, copies=held.copies, remote=client
+        )
+        return 200
+    tidings = judge_callback(
+        notice,
+        now,
+        trusted=receiver.section.trust == "callback",
+        has_key=receiver.has_key,
+        retention_ms=receiver.retention_ms,
+    )
+    task = await receiver.intake.commit(tidings)
+    receiver.ring()
+    _log.info(
+        "callback.received",
+        task_id=task.task_id,
+        code=notice.code,
+        evidence=notice.evidence.name.lower(),
+        copies=task.callbacks,
+        state=task.state,
+        remote=client,
+    )
+    return 200
+
+
+def _is_genuine(request: web.Request, receiver: Receiver, task_id: str | None, now: int) -> bool:
+    """With keys, a body without an id cannot be checked and is refused too."""
+    keys = [key.reveal() for key in receiver.section.hmac_keys]
+    if not keys:
+        return True
+    return task_id is not None and check_signature(
+        keys,
+        task_id,
+        request.headers.get("X-Webhook-Timestamp"),
+        request.headers.get("X-Webhook-Signature"),
+        now / 1000,
+    )
+
+
+def _refuse(status: int, headers: dict[str, str] | None = None) -> web.Response:
+    """One answer for everything that does not exist here: it tells a scanner nothing."""
+    return web.Response(
+        status=status,
+        body=b'{"error":{"code":"%d","message":"refused"}}' % status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+class Strikes:
+    """Wrong tokens by client, for a minute; the oldest clients are forgotten first."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._clients: OrderedDict[str, list[float]] = OrderedDict()
+
+    def count(self, client: str) -> bool:
+        """Count a wrong token; return whether the client had too many before this one."""
+        now = self._clock()
+        recent = [at for at in self._clients.pop(client, []) if now - at < STRIKES_SECONDS]
+        self._clients[client] = [*recent, now][-STRIKES_LIMIT:]
+        if len(self._clients) > CLIENTS_LIMIT:
+            self._clients.popitem(last=False)
+        return len(recent) >= STRIKES_LIMIT

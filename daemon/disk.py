@@ -1,0 +1,226 @@
+"""Everything that is done to files, on threads of its own.
+
+Rule: a disk call that was begun is waited for to its end, also when the caller is cancelled, for a
+write that outlives the closing of its file lands in whatever file got that descriptor next. The
+pool is not shared with name resolution: six slow writes must not make a look-up wait. Errors of
+our own disk become `Hindered` here and nowhere else.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from daemon.rules.failure import Hindered, Reason, Spoiled
+from daemon.rules.filename import name_beside
+from daemon.rules.mp4 import Film, inspect
+
+PARTIAL_FOLDER = ".partial"
+_OURS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EROFS,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EFBIG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
+    }
+)
+
+T = TypeVar("T")
+
+
+@contextmanager
+def own_disk() -> Iterator[None]:
+    """Turn errors of our own disk into `Hindered`; stands around disk calls alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OURS:
+            where = f" ({error.filename})" if error.filename else ""
+            raise Hindered(Reason.DISK, f"{error.strerror}{where}") from error
+        raise
+
+
+async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even when the caller is cancelled meanwhile; then be cancelled."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            await asyncio.wait({running})
+        if not running.cancelled():
+            # Looked at, so that nobody calls it unretrieved; the cancellation is the news.
+            running.exception()
+        raise
+
+
+class Disk:
+    """The download folder and the threads that work on it."""
+
+    def __init__(
+        self, directory: Path, *, workers: int, file_mode: int, directory_mode: int
+    ) -> None:
+        self.directory = directory
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="disk")
+        self._file_mode = file_mode
+        self._directory_mode = directory_mode
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a blocking function on the pool, to its end.
+
+        Raises:
+            Hindered: our own disk failed.
+        """
+
+        async def call() -> T:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.pool, function, *arguments)
+
+        with own_disk():
+            return await undisturbed(call())
+
+    def close(self) -> None:
+        """Let the threads end; nothing is waited for."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    async def prepare(self) -> None:
+        """Make the download folder and its folder of partial files."""
+        await self.run(self._prepare)
+
+    def _prepare(self) -> None:
+        for path, mode in (
+            (self.directory, self._directory_mode),
+            (self.directory / PARTIAL_FOLDER, 0o700),
+        ):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            path.chmod(mode)
+            sync_directory(path.parent)
+
+    def partial(self, name: str) -> Path:
+        """Return the path of a partial file."""
+        return self.directory / PARTIAL_FOLDER / name
+
+    async def free_bytes(self) -> int:
+        """Return what an ordinary user may still write here."""
+        return await self.run(self._free_bytes)
+
+    def _free_bytes(self) -> int:
+        found = os.statvfs(self.directory)
+        return found.f_bavail * found.f_frsize
+
+    async def examine(self, path: Path, size_bytes: int) -> tuple[str, Film]:
+        """Sync a complete partial file and read it back: its SHA-256, and what film it holds.
+
+        Raises:
+            Spoiled: it is not a whole film; carries the SHA-256 of what it is.
+        """
+        return await self.run(_examine, path, size_bytes)
+
+    async def choose_path(self, name: str, sha256: str) -> Path:
+        """Return where content with this SHA-256 may go: its own name, or a name beside it."""
+        return await self.run(self._choose_path, name, sha256)
+
+    def _choose_path(self, name: str, sha256: str) -> Path:
+        path = self.directory / name
+        if not os.path.lexists(path) or _holds(path, sha256):
+            return path
+        return self.directory / name_beside(name, sha256)
+
+    async def publish(self, part: Path, path: Path, sha256: str) -> bool:
+        """Give a verified partial file its final name, durably and without clobbering.
+
+        Returns False when neither the partial nor the final file holds the content any more.
+
+        Raises:
+            FileExistsError: something else took the name meanwhile.
+        """
+        return await self.run(self._publish, part, path, sha256)
+
+    def _publish(self, part: Path, path: Path, sha256: str) -> bool:
+        if _holds(part, sha256):
+            part.chmod(self._file_mode, follow_symlinks=True)
+            try:
+                os.link(part, path, follow_symlinks=False)
+            except FileExistsError:
+                if not _holds(path, sha256):
+                    raise
+            except PermissionError:
+                # A file system without hard links, such as exFAT.
+                if os.path.lexists(path) and not _holds(path, sha256):
+                    raise FileExistsError(errno.EEXIST, "taken", str(path)) from None
+                part.rename(path)
+            part.unlink(missing_ok=True)
+        elif not _holds(path, sha256):
+            return False
+        sync_directory(path.parent)
+        sync_directory(part.parent)
+        return True
+
+
+def _examine(path: Path, size_bytes: int) -> tuple[str, Film]:
+    with path.open("rb", buffering=0) as file:
+        sync_or_remove(os.fsync, file.fileno(), path)
+        found = os.fstat(file.fileno()).st_size
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != size_bytes:
+            raise Spoiled(
+                Reason.TRUNCATED, f"{found} of {size_bytes} bytes are on the disk", sha256
+            )
+        try:
+            return sha256, inspect(file, size_bytes)
+        except Spoiled as spoiled:
+            spoiled.sha256 = sha256
+            raise
+
+
+def sync_or_remove(sync: Callable[[int], None], descriptor: int, path: Path) -> None:
+    """Sync a partial file; when that fails, remove it.
+
+    After a failed sync the kernel takes the pages for clean, and the next sync "succeeds" without
+    the data (https://wiki.postgresql.org/wiki/Fsync_Errors): such a file is never trusted again.
+    """
+    try:
+        sync(descriptor)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, OSError) as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP}:
+            return False
+        raise
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a folder durable: syncing a file does not cover its name, says fsync(2)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

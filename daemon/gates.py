@@ -1,0 +1,90 @@
+"""What holds one kind of work back for all tasks: a wrong key, no credits, the rate, our own disk.
+
+Rule: a gate is shut by an answer to one of our own calls or by our own disk, never by a callback.
+It is announced once when it shuts and once when it opens, it opens again by itself, and no task
+fails because of it. A shut gate lets one probe through whenever its pause is over; the probe's
+success opens it, its failure shuts it for longer.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from daemon.rules.schedule import pause_gate
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """A gate that is shut; times in milliseconds since 1970."""
+
+    name: str
+    since: int
+    reason: str
+    closings: int
+    probe_at: int
+
+
+class Gates:
+    """All gates of one process. A restart forgets them and learns them anew from the first call."""
+
+    def __init__(self, now: Callable[[], int], announce: Callable[[str, Shut], None]) -> None:
+        self._now = now
+        self._announce = announce
+        self._shut: dict[str, Shut] = {}
+        self._changed = asyncio.Event()
+
+    def close(self, name: str, reason: str, pause_ms: int | None = None) -> None:
+        """Shut a gate, or keep it shut for longer; `pause_ms` overrides the gate's own pause."""
+        now, before = self._now(), self._shut.get(name)
+        closings = before.closings + 1 if before else 1
+        pause = pause_gate(name, closings) if pause_ms is None else pause_ms
+        shut = Shut(name, before.since if before else now, reason, closings, now + pause)
+        self._shut[name] = shut
+        if before is None:
+            self._announce("gate.closed", shut)
+        self._ring()
+
+    def open(self, name: str) -> None:
+        """Open a gate; nothing happens when it is open."""
+        shut = self._shut.pop(name, None)
+        if shut is not None:
+            self._announce("gate.opened", shut)
+            self._ring()
+
+    def probe_now(self) -> None:
+        """Let one probe through every shut gate at once: a person says that it was mended."""
+        for name, shut in self._shut.items():
+            self._shut[name] = Shut(name, shut.since, shut.reason, shut.closings, self._now())
+        self._ring()
+
+    def shut(self) -> list[Shut]:
+        """Return the gates that are shut, by name."""
+        return [self._shut[name] for name in sorted(self._shut)]
+
+    def is_shut(self, name: str) -> bool:
+        """Return whether a gate is shut, probes or not."""
+        return name in self._shut
+
+    async def pass_through(self, *names: str) -> None:
+        """Wait until all these gates are open, or until one may be probed; take that probe."""
+        while True:
+            now = self._now()
+            blocking = [self._shut[name] for name in names if name in self._shut]
+            if all(shut.probe_at <= now for shut in blocking):
+                for shut in blocking:
+                    next_at = now + pause_gate(shut.name, shut.closings)
+                    self._shut[shut.name] = Shut(
+                        shut.name, shut.since, shut.reason, shut.closings, next_at
+                    )
+                return
+            changed = self._changed
+            latest = max(shut.probe_at for shut in blocking)
+            try:
+                async with asyncio.timeout(max(0.001, (latest - now) / 1000)):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    def _ring(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

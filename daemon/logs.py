@@ -1,0 +1,91 @@
+"""The log: one JSON object a line, or coloured text on a terminal.
+
+Rule: no secret, token or signed query ever appears, whoever wrote the line. Foreign loggers go
+through the same processors, for aiohttp writes the whole line of a malformed request, with the
+token in it.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TextIO
+
+import structlog
+
+from daemon.rules.redaction import escape_control, order_secrets, redact
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+_FIRST = ("timestamp", "level", "event")
+
+
+def set_up_logs(
+    *, level: str, form: str, secrets: Iterable[str], stream: TextIO = sys.stdout
+) -> None:
+    """Send all logs to `stream`, as `json`, as `console`, or (`auto`) as the stream suggests."""
+    known = order_secrets(secrets)
+
+    def hide(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+        return {str(key): redact(value, known) for key, value in event.items()}
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+    ]
+    console = form == "console" or (form == "auto" and stream.isatty())
+    ending: list[Processor] = (
+        [
+            structlog.processors.format_exc_info,
+            hide,
+            _escape,
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+        if console
+        # Without locals: a token in a local variable would be printed with the traceback.
+        else [
+            structlog.processors.format_exc_info,
+            hide,
+            _order,
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    )
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    foreign = logging.StreamHandler(stream)
+    foreign.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _name_foreign],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [foreign]
+    root.setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def _order(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+    return {**{key: event[key] for key in _FIRST if key in event}, **event}
+
+
+def _escape(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+    return {
+        key: escape_control(value) if isinstance(value, str) and key != "exception" else value
+        for key, value in event.items()
+    }
+
+
+def _name_foreign(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+    """A library's sentence is no event name: it becomes the message of one."""
+    record = event.get("_record")
+    source = record.name if isinstance(record, logging.LogRecord) else "unknown"
+    return {**event, "message": event.get("event"), "event": "library.message", "logger": source}

@@ -1,0 +1,119 @@
+"""Asks the provider about every task that is due.
+
+Rule: a callback makes a question due now, silence makes it due later; this station only asks and
+carries the verdict to the store. It works when no callback ever comes.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from daemon.bell import Bell, sleep_until
+from daemon.provider import Provider
+from daemon.rules.task import Task
+from daemon.rules.verdict import Terms, judge_answer
+from daemon.store import Store
+
+AT_ONCE = 8
+"""Questions on their way at the same time: at 100 a second and 80 ms each, eight keep the pace."""
+CREDITS_EVERY_SECONDS = 6 * 3600.0
+
+_log = structlog.get_logger()
+
+
+class Poller:
+    """Asks about due tasks, the longest overdue and the freshest in turn.
+
+    In turn, so that a callback of this minute need not wait behind thousands of tracked ids.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        provider: Provider,
+        terms: Terms,
+        now: Callable[[], int],
+        *,
+        bell: Bell,
+        ring_downloads: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._provider = provider
+        self._terms = terms
+        self._now = now
+        self._bell = bell
+        self._ring_downloads = ring_downloads
+        self._asking: set[int] = set()
+        self._freshest = False
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        room = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as questions:
+            while True:
+                await room.acquire()
+                await self._wait_until_due()
+                await self._provider.permit()
+                task = await self._take()
+                if task is None:
+                    room.release()
+                    continue
+                question = questions.create_task(self._ask(task), name=f"ask {task.task_id}")
+                question.add_done_callback(lambda _: room.release())
+
+    async def _wait_until_due(self) -> None:
+        while True:
+            heard = self._bell.listen()
+            if await self._pick() is not None:
+                return
+            due_at, _ = await self._store.next_due()
+            # A question that is due but on its way rings when its answer is settled.
+            wait_ms = 30_000 if due_at is None else max(1_000, due_at - self._now())
+            await sleep_until(heard, wait_ms / 1000)
+
+    async def _take(self) -> Task | None:
+        self._freshest = not self._freshest
+        task = await self._pick()
+        if task is not None:
+            self._asking.add(task.id)
+        return task
+
+    async def _pick(self) -> Task | None:
+        due = await self._store.due_questions(self._now(), AT_ONCE + 1, freshest=self._freshest)
+        return next((task for task in due if task.id not in self._asking), None)
+
+    async def _ask(self, task: Task) -> None:
+        try:
+            answer = await self._provider.ask(task.task_id)
+            _log.debug("poll.asked", task_id=task.task_id, outcome=answer.outcome.value)
+            now, luck = self._now(), random.random()
+            _, verdict = await self._store.settle(
+                task, now, lambda newest: judge_answer(newest, answer, now, self._terms, luck)
+            )
+            if verdict is not None and verdict.doubted:
+                _log.warning("task.unconfirmed", task_id=task.task_id, message=answer.message)
+        finally:
+            self._asking.discard(task.id)
+            self._bell.ring()
+            self._ring_downloads()
+
+
+async def watch_credits(
+    provider: Provider, limit: float, remember: Callable[[float], None]
+) -> None:
+    """Ask for the balance at start and every six hours; say it once when it is low.
+
+    `limit` is `provider.credits_low`; 0 says nothing.
+    """
+    low = False
+    while True:
+        await provider.permit()
+        credits_left = await provider.balance()
+        if credits_left is not None:
+            remember(credits_left)
+            was_low, low = low, credits_left < limit
+            if low and not was_low:
+                _log.warning("credits.low", credits=credits_left, limit=limit)
+        await asyncio.sleep(CREDITS_EVERY_SECONDS)

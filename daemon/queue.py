@@ -1,0 +1,116 @@
+"""The downloads that are due, in order, and the workers that take them.
+
+Rule: the queue carries only task ids; the database is the truth, and a worker begins with a claim
+there, so an id that is stale, doubled or lost does no harm. It is refilled from the store at the
+start and whenever something falls due.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+
+from daemon.bell import Bell, sleep_until
+from daemon.gates import Gates
+from daemon.rules.failure import Hindered, StepFailed
+from daemon.rules.lifecycle import State
+from daemon.rules.task import Task
+from daemon.rules.verdict import Terms, judge_failure
+from daemon.store import Store
+
+CAPACITY: Final = 1_000
+TOP_UP: Final = 16
+
+_log = structlog.get_logger()
+
+
+class DownloadQueue:
+    """Task ids by deadline, the nearest first; and by age, the youngest first, for one worker."""
+
+    def __init__(self) -> None:
+        self._urgent: asyncio.PriorityQueue[tuple[int, str]] = asyncio.PriorityQueue(CAPACITY)
+        self._fresh: asyncio.PriorityQueue[tuple[int, str]] = asyncio.PriorityQueue(CAPACITY)
+        self._waiting: tuple[set[str], set[str]] = (set(), set())
+
+    async def feed(self, store: Store, now: Callable[[], int], bell: Bell) -> None:
+        """Refill for ever, when the bell rings and when the next task falls due."""
+        while True:
+            heard = bell.listen()
+            moment = now()
+            for due in await store.due_downloads(moment, self._limit(self._urgent), freshest=False):
+                self._put(self._urgent, self._waiting[0], (due.deadline_at, due.task_id))
+            for due in await store.due_downloads(moment, self._limit(self._fresh), freshest=True):
+                self._put(self._fresh, self._waiting[1], (-due.id, due.task_id))
+            _, due_at = await store.next_due()
+            # What is due already lies in the queue; the worker that takes it rings afterwards.
+            wait_ms = due_at - moment if due_at is not None and due_at > moment else 30_000
+            await sleep_until(heard, wait_ms / 1000)
+
+    @staticmethod
+    def _limit(queue: asyncio.PriorityQueue[tuple[int, str]]) -> int:
+        """Read much only into an emptying queue; into a full one just what may be more urgent."""
+        return CAPACITY if queue.qsize() < CAPACITY // 2 else TOP_UP
+
+    @staticmethod
+    def _put(
+        queue: asyncio.PriorityQueue[tuple[int, str]], waiting: set[str], item: tuple[int, str]
+    ) -> None:
+        if item[1] not in waiting and not queue.full():
+            waiting.add(item[1])
+            queue.put_nowait(item)
+
+    async def take(self, *, freshest: bool) -> str:
+        """Wait for a task id: the nearest deadline, or the freshest task."""
+        queue, waiting = (
+            (self._fresh, self._waiting[1]) if freshest else (self._urgent, self._waiting[0])
+        )
+        _, task_id = await queue.get()
+        waiting.discard(task_id)
+        return task_id
+
+
+Step = Callable[[Task], Awaitable[Task]]
+
+
+async def work(
+    queue: DownloadQueue,
+    store: Store,
+    steps: Mapping[State, Step],
+    gates: Gates,
+    terms: Terms,
+    *,
+    now: Callable[[], int],
+    bell: Bell,
+    ring_questions: Callable[[], None],
+    freshest: bool,
+) -> None:
+    """Take tasks for ever and carry each as far as its steps go; `steps` is keyed by state.
+
+    A failure that is no `StepFailed` is a bug: it is not caught, and the process ends.
+    """
+    while True:
+        task_id = await queue.take(freshest=freshest)
+        await gates.pass_through("disk")
+        task = await store.claim(task_id, now())
+        if task is None:
+            continue
+        with structlog.contextvars.bound_contextvars(task_id=task.task_id):
+            try:
+                while (state := State(task.state)) in steps:
+                    task = await steps[state](task)
+            except StepFailed as failure:
+                _log.warning("download.failed", reason=failure.reason, message=failure.message)
+                if isinstance(failure, Hindered):
+                    gates.close("disk", failure.message)
+                await _settle_failure(store, task, failure, now(), terms)
+        ring_questions()
+        bell.ring()
+
+
+async def _settle_failure(
+    store: Store, task: Task, failure: StepFailed, now: int, terms: Terms
+) -> None:
+    luck = random.random()
+    await store.settle(task, now, lambda newest: judge_failure(newest, failure, now, terms, luck))

@@ -1,0 +1,149 @@
+"""Lets everything run, and stops it in the right order.
+
+Rule: an unexpected error in any loop ends the process, for a restart is safe at every moment.
+Stopping is the same as crashing, only politer: the doors close first, what was accepted is answered
+and committed, downloads keep the bytes that they have, the store closes last.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from daemon import __version__
+from daemon.admin import admin_app, guard_socket, guard_tcp
+from daemon.assembly import Parts, build
+from daemon.callback import callback_app
+from daemon.config import Loaded
+from daemon.config.sections import Config, TcpEndpoint, UnixEndpoint
+from daemon.listeners import (
+    ListenFailed,
+    close,
+    listen,
+    private_runner,
+    public_runner,
+    remove_socket,
+)
+from daemon.rules.failure import Hindered
+from daemon.schema import StoreRefused
+from daemon.store import StoreFailed
+from daemon.systemd import Notifier
+
+INTERRUPTED = 8
+REPORT_SECONDS = 10.0
+
+_log = structlog.get_logger()
+
+
+async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
+    """Run the daemon until a signal or an error ends it; return the exit code."""
+    began = time.monotonic()
+    os.umask(0o077)
+    stop = asyncio.Event()
+    _hear_signals(stop)
+    for warning in loaded.warnings:
+        _log.warning("config.warning", message=warning)
+    try:
+        async with AsyncExitStack() as stack:
+            parts = await build(loaded.config, stack)
+            await _run(parts, Notifier(environ), stop, began)
+    except (StoreRefused, StoreFailed, ListenFailed, Hindered) as refusal:
+        _log.error("daemon.failed", message=str(refusal))
+        return 1
+    except Exception:  # noqa: BLE001 - said in our own form; then the process ends
+        _log.exception("daemon.failed", message="unexpected error")
+        return 1
+    _log.info("daemon.stopped")
+    return 0
+
+
+def _hear_signals(stop: asyncio.Event) -> None:
+    """The first signal stops politely; a second one waits for nothing."""
+
+    def hear() -> None:
+        if stop.is_set():
+            os._exit(INTERRUPTED)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, hear)
+
+
+async def _run(parts: Parts, notifier: Notifier, stop: asyncio.Event, began: float) -> None:
+    committing = asyncio.create_task(parts.intake.run(), name="intake")
+    working = [asyncio.create_task(loop, name=name) for name, loop in parts.loops.items()]
+    runners: list[web.AppRunner] = []
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        addresses = await _open_doors(parts, runners)
+        reporting = asyncio.create_task(_report(parts, notifier), name="report")
+        working.append(reporting)
+        notifier.tell("READY=1")
+        seconds = round(time.monotonic() - began, 3)
+        _log.info("daemon.ready", version=__version__, seconds=seconds, **addresses)
+        await asyncio.wait([stopping, committing, *working], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        _log.info("daemon.stopping")
+        notifier.tell("STOPPING=1")
+        parts.office.stopping = True
+        await close(runners)
+        ended = await _end([*working, committing, stopping])
+        await asyncio.to_thread(remove_socket, parts.config.admin.socket)
+    if ended:
+        raise ended[0]
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> list[BaseException]:
+    """Cancel what still runs, wait for all, and return the errors of what had ended by itself."""
+    for task in tasks:
+        task.cancel()
+    return [
+        result
+        for result in await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError)
+    ]
+
+
+async def _open_doors(parts: Parts, runners: list[web.AppRunner]) -> dict[str, str]:
+    """Open the listeners; return their addresses by name."""
+    config, addresses = parts.config, {}
+    private = private_runner(admin_app(parts.office, guard_socket))
+    runners.append(private)
+    addresses["admin"] = await listen(private, UnixEndpoint(config.admin.socket), 0o600)
+    if config.admin.listen is not None:
+        token = config.admin.token.reveal() if config.admin.token else None
+        guard = guard_tcp(_admin_hosts(config), token)
+        private = private_runner(admin_app(parts.office, guard))
+        runners.append(private)
+        addresses["admin_tcp"] = await listen(private, config.admin.listen, 0o600)
+    if config.callback.listen is not None:
+        public = public_runner(callback_app(parts.receiver))
+        runners.append(public)
+        place = await listen(public, config.callback.listen, 0o660)
+        addresses["callback"] = f"{place}{config.callback.path}"
+    return addresses
+
+
+def _admin_hosts(config: Config) -> frozenset[str]:
+    names = {"localhost", "127.0.0.1", "[::1]", *config.admin.hosts}
+    if isinstance(config.admin.listen, TcpEndpoint):
+        host = config.admin.listen.host
+        names.add(f"[{host}]" if ":" in host else host)
+    return frozenset(name.lower() for name in names)
+
+
+async def _report(parts: Parts, notifier: Notifier) -> None:
+    """Tell systemd how it stands, and that we live, after the store and the loop proved it."""
+    pause = notifier.watchdog_seconds / 3 if notifier.watchdog_seconds else REPORT_SECONDS
+    while True:
+        counts = await parts.store.counts()
+        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        notifier.tell(f"STATUS={said or 'no tasks yet'}", "WATCHDOG=1")
+        await asyncio.sleep(min(pause, REPORT_SECONDS))

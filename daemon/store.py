@@ -1,0 +1,441 @@
+"""Everything that must survive a power cut; the only SQL.
+
+Rule: one await, one statement, one transaction. The one connection runs in autocommit mode, so a
+caller that is cancelled between two awaits leaves no open transaction behind. A statement that
+returns rows goes through `execute_fetchall`, for only the fetch ends it. Every change of state is
+looked up in the transition table inside the statement that makes it, and a trigger writes the
+history in the same transaction.
+
+`synchronous=FULL`: in WAL mode NORMAL may lose what was acknowledged when the power fails
+(https://www.sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from daemon.rules.lifecycle import State
+from daemon.rules.task import COLUMNS, Due, Held, Move, Step, Task, Tidings
+from daemon.rules.ulid import LUCK_BYTES, make_ulid
+from daemon.rules.verdict import Verdict
+from daemon.schema import StoreRefused, prepare
+
+OLDEST_SQLITE: Final = (3, 38)
+"""3.35 has RETURNING, 3.37 STRICT tables, 3.38 the JSON functions as a part of every build."""
+_ALL: Final = ", ".join(COLUMNS)
+_HELD: Final = ", ".join(field.name for field in fields(Held))
+
+
+class StoreFailed(Exception):
+    """A statement did not commit. Nothing of it happened, nothing may be acknowledged."""
+
+
+_ADOPT = f"""
+INSERT INTO task (task_id, label, state, cause, source, created_at, updated_at, deadline_at,
+                  ask_at, asked_since)
+SELECT value, :label, (SELECT after FROM transition WHERE cause = 'adopted' AND before = ''),
+       'adopted', :source, :now, :now, :deadline_at, :ask_at, :now
+FROM json_each(:ids) WHERE true
+ON CONFLICT (task_id) DO UPDATE SET label = COALESCE(excluded.label, label), previous_state = state
+RETURNING {_ALL}
+"""
+
+# The effective cause: a failure that follows a success proves nothing, for evidence of success
+# never goes down.
+_EFFECT = """
+CASE WHEN excluded.cause = 'declined' AND task.link IS NOT NULL THEN 'hinted'
+     ELSE excluded.cause END
+"""
+# The link enters while bytes are missing; later it would only confuse.
+_LINKS = "excluded.cause = 'linked' AND task.state IN ('expected', 'wanted', 'failed', 'lost')"
+_FAILS = f"{_EFFECT} = 'declined' AND task.state IN ('expected', 'failed')"
+_HINTS = f"{_EFFECT} = 'hinted' AND (task.state IN ('expected', 'failed', 'lost') OR unconfirmed)"
+
+_RECEIVE = f"""
+INSERT INTO task (task_id, state, cause, source, created_at, updated_at, deadline_at, ask_at,
+                  asked_since, link, fetch_at, hint, hint_at, reason, message, provider_code,
+                  callbacks)
+SELECT value ->> 0,
+       (SELECT after FROM transition WHERE cause = value ->> 1 AND before = ''),
+       value ->> 1, 'callback', value ->> 2, value ->> 2, value ->> 3, value ->> 4, value ->> 2,
+       value ->> 5, iif(value ->> 5 IS NULL, NULL, value ->> 2),
+       value ->> 6, iif(value ->> 6 IS NULL, NULL, value ->> 2),
+       value ->> 7, value ->> 8, value ->> 9, 1
+FROM json_each(?) WHERE true
+ON CONFLICT (task_id) DO UPDATE SET
+    callbacks = callbacks + 1,
+    version = version + 1,
+    updated_at = excluded.updated_at,
+    previous_state = state,
+    cause = {_EFFECT},
+    state = (SELECT after FROM transition WHERE cause = {_EFFECT} AND before = task.state),
+    link = CASE WHEN {_LINKS} THEN excluded.link ELSE link END,
+    fetch_at = CASE WHEN {_LINKS} AND (state <> 'wanted' OR link <> excluded.link)
+                    THEN excluded.updated_at ELSE fetch_at END,
+    refusals = CASE WHEN {_LINKS} AND link IS NOT excluded.link THEN 0 ELSE refusals END,
+    hint = COALESCE(excluded.hint, hint),
+    hint_at = CASE WHEN excluded.hint IS NOT NULL AND hint IS NOT excluded.hint
+                   THEN excluded.hint_at ELSE hint_at END,
+    ask_at = CASE WHEN {_HINTS} OR {_LINKS} THEN excluded.ask_at
+                  WHEN {_FAILS} THEN NULL ELSE ask_at END,
+    asked_since = CASE WHEN {_HINTS} THEN excluded.updated_at ELSE asked_since END,
+    reason = CASE WHEN {_FAILS} THEN excluded.reason
+                  WHEN {_LINKS} AND state <> 'wanted' THEN NULL ELSE reason END,
+    message = CASE WHEN {_FAILS} THEN excluded.message
+                   WHEN {_LINKS} AND state <> 'wanted' THEN NULL ELSE message END,
+    provider_code = CASE WHEN {_FAILS} THEN excluded.provider_code ELSE provider_code END
+RETURNING {_ALL}
+"""
+
+
+class Store:
+    """The ledger. Made by `open_store`, which also closes it."""
+
+    def __init__(self, connection: aiosqlite.Connection, observe: Callable[[Move], None]) -> None:
+        self._connection = connection
+        self._observe = observe
+
+    async def receive(self, batch: Sequence[Tidings]) -> list[Task]:
+        """Commit callbacks that waited together; return the rows in their order.
+
+        Raises:
+            StoreFailed: nothing was committed.
+        """
+        rows = [
+            (
+                *(tidings.task_id, tidings.cause, tidings.now, tidings.deadline_at),
+                *(tidings.ask_at, tidings.link, tidings.hint),
+                *(tidings.reason, tidings.message, tidings.code),
+            )
+            for tidings in batch
+        ]
+        tasks = await self._rows(_RECEIVE, (json.dumps(rows),))
+        self._tell(tasks)
+        return tasks
+
+    async def quarantine(
+        self, body: bytes, *, why: str, remote: str, content_type: str, now: int
+    ) -> Held:
+        """Keep a body that cannot be read; the same bytes again only raise `copies`."""
+        rows = await self._fetch(
+            f"""
+            INSERT INTO quarantine (id, received_at, why, remote, content_type, sha256, body)
+            VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (sha256) DO UPDATE SET copies = copies + 1
+            RETURNING {_HELD}
+            """,
+            (
+                f"quarantine-{make_ulid(now, secrets.token_bytes(LUCK_BYTES))}",
+                *(now, why, remote, content_type, hashlib.sha256(body).hexdigest(), body),
+            ),
+        )
+        return Held(*rows[0])
+
+    async def adopt(
+        self,
+        task_ids: Iterable[str],
+        *,
+        source: str,
+        label: str | None,
+        now: int,
+        deadline_at: int,
+        ask_at: int | None,
+    ) -> tuple[list[Task], int]:
+        """Take tasks into the ledger; return their rows and how many of them were new."""
+        tasks = await self._rows(
+            _ADOPT,
+            {
+                "ids": json.dumps(list(task_ids)),
+                "source": source,
+                "label": label,
+                "now": now,
+                "deadline_at": deadline_at,
+                "ask_at": ask_at,
+            },
+        )
+        new = [task for task in tasks if task.previous_state is None]
+        self._tell(new)
+        return tasks, len(new)
+
+    async def settle(
+        self, task: Task, now: int, decide: Callable[[Task], Verdict | None]
+    ) -> tuple[Task, Verdict | None]:
+        """Decide about `task` and commit the verdict; return the row as it is afterwards.
+
+        When the row changed since it was read, the newest one is decided on anew, so that a
+        callback, an answer and a download never overwrite one another's news.
+        """
+        while True:
+            verdict = decide(task)
+            if verdict is None:
+                return task, None
+            changed = await self._change(task, now, verdict)
+            if changed is not None:
+                return changed, verdict
+            newest = await self.task(task.task_id)
+            if newest is None:
+                raise LookupError(f"{task.task_id} left the ledger")
+            task = newest
+
+    async def _change(self, task: Task, now: int, verdict: Verdict) -> Task | None:
+        changes = dict(verdict.changes)
+        unknown = changes.keys() - set(COLUMNS)
+        if unknown:
+            raise ValueError(f"no such columns: {sorted(unknown)}")
+        sets = ", ".join(f"{name} = :{name}" for name in changes) + (", " if changes else "")
+        if verdict.cause is not None:
+            changes["cause"] = verdict.cause
+            sets += (
+                "cause = :cause, state = "
+                "(SELECT after FROM transition WHERE cause = :cause AND before = task.state), "
+            )
+        tasks = await self._rows(
+            f"""
+            UPDATE task SET {sets} previous_state = state, updated_at = :now, version = version + 1
+            WHERE id = :id AND version = :version RETURNING {_ALL}
+            """,
+            {**changes, "now": now, "id": task.id, "version": task.version},
+        )
+        self._tell(tasks)
+        return tasks[0] if tasks else None
+
+    async def claim(self, task_id: str, now: int) -> Task | None:
+        """Take a task whose download step is due; None when it is not, or somebody has it."""
+        tasks = await self._rows(
+            f"""
+            UPDATE task SET claimed_at = :now, version = version + 1,
+                            attempts = attempts + (state = 'wanted')
+            WHERE task_id = :task_id AND claimed_at IS NULL AND fetch_at <= :now
+                  AND state IN ('wanted', 'verified', 'stored')
+            RETURNING {_ALL}
+            """,
+            {"task_id": task_id, "now": now},
+        )
+        return tasks[0] if tasks else None
+
+    async def record_progress(
+        self, task_id: str, spans: str, size_bytes: int | None, validator: str | None
+    ) -> None:
+        """Remember which bytes are on disk. To be called after they were synced, never before."""
+        await self._fetch(
+            """
+            UPDATE task SET spans = ?, size_bytes = ?, validator = ?, version = version + 1
+            WHERE task_id = ? AND state = 'wanted'
+            """,
+            (spans, size_bytes, validator, task_id),
+        )
+
+    async def release_claims(self) -> None:
+        """Free every task: no claim outlives the process that made it."""
+        await self._fetch("UPDATE task SET claimed_at = NULL WHERE claimed_at IS NOT NULL", ())
+
+    async def due_downloads(self, now: int, limit: int, *, freshest: bool) -> list[Due]:
+        """Return unclaimed tasks whose download step is due, the nearest deadline first."""
+        order = "id DESC" if freshest else "deadline_at, id"
+        rows = await self._fetch(
+            f"""
+            SELECT id, task_id, deadline_at FROM task
+            WHERE state IN ('wanted', 'verified', 'stored') AND fetch_at <= ?
+                  AND claimed_at IS NULL
+            ORDER BY {order} LIMIT ?
+            """,
+            (now, limit),
+        )
+        return [Due(*row) for row in rows]
+
+    async def due_questions(self, now: int, limit: int, *, freshest: bool) -> list[Task]:
+        """Return tasks that the provider should be asked about, the longest overdue first."""
+        order = "DESC" if freshest else "ASC"
+        return await self._tasks(f"WHERE ask_at <= ? ORDER BY ask_at {order} LIMIT ?", (now, limit))
+
+    async def next_due(self) -> tuple[int | None, int | None]:
+        """Return when the next question and the next unclaimed download step fall due."""
+        rows = await self._fetch(
+            """
+            SELECT (SELECT min(ask_at) FROM task WHERE ask_at IS NOT NULL),
+                   (SELECT min(fetch_at) FROM task
+                    WHERE state IN ('wanted', 'verified', 'stored') AND claimed_at IS NULL)
+            """,
+            (),
+        )
+        return rows[0][0], rows[0][1]
+
+    async def unanswered(self, cutoff: int, limit: int) -> list[Task]:
+        """Return expected tasks with a link at hand, and no answer about them since `cutoff`."""
+        return await self._tasks(
+            """
+            WHERE state = 'expected'
+                  AND ((link IS NOT NULL AND unanswered_since <= :cutoff)
+                       OR (hint_at <= :cutoff AND (unanswered_since <= :cutoff
+                           OR ask_at <= :cutoff OR coalesce(answered_at, 0) < hint_at)))
+            LIMIT :limit
+            """,
+            {"cutoff": cutoff, "limit": limit},
+        )
+
+    async def past_deadline(self, now: int, after_id: int, limit: int) -> list[Task]:
+        """Return a page of the tasks without a file whose deadline passed."""
+        return await self._tasks(
+            """
+            WHERE state IN ('expected', 'wanted') AND claimed_at IS NULL AND deadline_at <= ?
+                  AND id > ?
+            ORDER BY id LIMIT ?
+            """,
+            (now, after_id, limit),
+        )
+
+    async def task(self, task_id: str) -> Task | None:
+        """Return one task."""
+        found = await self._tasks("WHERE task_id = ?", (task_id,))
+        return found[0] if found else None
+
+    async def tasks(
+        self, states: Sequence[str] = (), limit: int = 100, before_id: int | None = None
+    ) -> list[Task]:
+        """Return a page of tasks, the newest first, older than the row `before_id`."""
+        return await self._tasks(
+            """
+            WHERE (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
+                  AND (:before_id IS NULL OR id < :before_id)
+            ORDER BY id DESC LIMIT :limit
+            """,
+            {"states": json.dumps(list(states)), "before_id": before_id, "limit": limit},
+        )
+
+    async def history(self, task_id: str) -> list[Step]:
+        """Return what happened to one task, the oldest first."""
+        rows = await self._fetch(
+            "SELECT at, before, after, cause, reason FROM history WHERE task_id = ? ORDER BY id",
+            (task_id,),
+        )
+        return [Step(*row) for row in rows]
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many tasks are in each state, zeros included."""
+        rows = await self._fetch("SELECT state, count(*) FROM task GROUP BY state", ())
+        return {state.value: 0 for state in State} | {row[0]: row[1] for row in rows}
+
+    async def outlook(self) -> tuple[int | None, int | None, int]:
+        """Return when the oldest open task was adopted, the next deadline, and the quarantined."""
+        rows = await self._fetch(
+            """
+            SELECT min(created_at), min(deadline_at),
+                   (SELECT count(*) FROM quarantine WHERE forgotten_at IS NULL)
+            FROM task WHERE state IN ('expected', 'wanted', 'verified') AND forgotten_at IS NULL
+            """,
+            (),
+        )
+        return rows[0][0], rows[0][1], rows[0][2]
+
+    async def held(self, limit: int, before_number: int | None = None) -> list[Held]:
+        """Return a page of callbacks in quarantine that nobody acknowledged, the newest first."""
+        rows = await self._fetch(
+            f"""
+            SELECT {_HELD} FROM quarantine
+            WHERE forgotten_at IS NULL AND (:before IS NULL OR number < :before)
+            ORDER BY number DESC LIMIT :limit
+            """,
+            {"before": before_number, "limit": limit},
+        )
+        return [Held(*row) for row in rows]
+
+    async def writable(self) -> bool:
+        """Return whether a transaction commits right now."""
+        try:
+            await self._fetch("UPDATE quarantine SET copies = copies WHERE number = -1", ())
+        except StoreFailed:
+            return False
+        return True
+
+    async def tidy(self) -> None:
+        """Move the write-ahead log into the database and empty it."""
+        await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+
+    def _tell(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if task.previous_state != task.state:
+                self._observe(Move(task.previous_state, task))
+
+    async def _tasks(self, where: str, parameters: object) -> list[Task]:
+        return await self._rows(f"SELECT {_ALL} FROM task {where}", parameters)
+
+    async def _rows(self, sql: str, parameters: object) -> list[Task]:
+        rows = await self._fetch(sql, parameters)
+        return [Task(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
+
+    async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
+        try:
+            return list(await self._connection.execute_fetchall(sql, parameters))
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the database did not commit: {error}") from error
+
+
+@asynccontextmanager
+async def open_store(
+    state_dir: Path, observe: Callable[[Move], None] = lambda _: None
+) -> AsyncIterator[Store]:
+    """Open the ledger in `state_dir`, alone; free claims of a process that is gone.
+
+    Raises:
+        StoreRefused: a second daemon, a newer file, a damaged file, or a disk that cannot do it.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StoreRefused(
+            f"SQLite {sqlite3.sqlite_version} is too old, "
+            f"{'.'.join(map(str, OLDEST_SQLITE))} is needed: install a newer Python"
+        )
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before the loop has other work
+    except OSError as error:
+        raise StoreRefused(f"state_dir cannot be made: {error}") from error
+    lock = _lock(state_dir / "lock")
+    try:
+        path = state_dir / "ledger.sqlite3"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _sync_directory(state_dir)
+        async with aiosqlite.connect(path, isolation_level=None) as connection:
+            try:
+                await prepare(connection, path)
+            except sqlite3.DatabaseError as error:
+                raise StoreRefused(f"{path} cannot be used: {error}") from error
+            store = Store(connection, observe)
+            await store.release_claims()
+            yield store
+            await store.tidy()
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreRefused(f"the state folder cannot be written: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreRefused(
+            f"another daemon uses {path.parent}: stop it, or give this one its own state_dir"
+        ) from None
+    return descriptor
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,229 @@
+"""What the outside sees of the ledger: the JSON shapes of the admin API.
+
+Rule: field names are a contract, fields are only ever added. Times are ISO 8601 UTC with
+milliseconds and `Z`; what is not known is null.
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from daemon.gates import Shut
+from daemon.rules.spans import Spans
+from daemon.rules.task import Held, Step, Task
+
+
+def show_time(at: int | None) -> str | None:
+    """Return milliseconds since 1970 as `2026-11-22T08:00:00.000Z`."""
+    if at is None:
+        return None
+    moment = datetime.fromtimestamp(at / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % 1000:03d}Z"
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as the world sees it."""
+
+    task_id: str
+    label: str | None
+    state: str
+    reason: str | None
+    message: str | None
+    provider_code: int | None
+    source: str
+    music_task_id: str | None
+    audio_id: str | None
+    unconfirmed: bool
+    created_at: str | None
+    updated_at: str | None
+    stored_at: str | None
+    deadline_at: str | None
+    next_attempt_at: str | None
+    attempts: int
+    callbacks: int
+    size_bytes: int | None
+    received_bytes: int
+    sha256: str | None
+    path: str | None
+    duration_seconds: float | None
+    width: int | None
+    height: int | None
+    video_codec: str | None
+    audio_codec: str | None
+    audio_sample_rate: int | None
+    finish_error: str | None
+    forgotten_at: str | None
+
+
+def view_task(task: Task) -> TaskView:
+    """Return what the outside sees of `task`; the path only once a file stands there."""
+    in_place = task.stored_at is not None
+    return TaskView(
+        task_id=task.task_id,
+        label=task.label,
+        state=task.state,
+        reason=task.reason,
+        message=task.message,
+        provider_code=task.provider_code,
+        source=task.source,
+        music_task_id=task.music_task_id,
+        audio_id=task.audio_id,
+        unconfirmed=bool(task.unconfirmed),
+        created_at=show_time(task.created_at),
+        updated_at=show_time(task.updated_at),
+        stored_at=show_time(task.stored_at),
+        deadline_at=show_time(task.deadline_at),
+        next_attempt_at=show_time(task.next_attempt_at),
+        attempts=task.attempts,
+        callbacks=task.callbacks,
+        size_bytes=task.size_bytes,
+        received_bytes=Spans.parse(task.spans).total_bytes,
+        sha256=task.sha256,
+        path=task.path if in_place else None,
+        duration_seconds=task.duration_seconds,
+        width=task.width,
+        height=task.height,
+        video_codec=task.video_codec,
+        audio_codec=task.audio_codec,
+        audio_sample_rate=task.audio_sample_rate,
+        finish_error=task.finish_error,
+        forgotten_at=show_time(task.forgotten_at),
+    )
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
+    """One line of a task's history."""
+
+    at: str | None
+    before: str | None
+    after: str
+    cause: str
+    reason: str | None
+
+
+def view_step(step: Step) -> StepView:
+    """Return one line of history."""
+    return StepView(
+        at=show_time(step.at),
+        before=step.before,
+        after=step.after,
+        cause=step.cause,
+        reason=step.reason,
+    )
+
+
+class TaskWithHistory(TaskView, frozen=True, kw_only=True):
+    """One task and all that happened to it."""
+
+    history: list[StepView]
+
+
+def view_history(task: Task, steps: list[Step]) -> TaskWithHistory:
+    """Return a task with its history."""
+    return TaskWithHistory(
+        **msgspec.structs.asdict(view_task(task)), history=[view_step(step) for step in steps]
+    )
+
+
+class TaskPage(msgspec.Struct, frozen=True):
+    """A page of tasks, the newest first; `next` is the cursor of the page behind it."""
+
+    tasks: list[TaskView]
+    next: str | None
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """An id that was not taken."""
+
+    id: str
+    message: str
+
+
+class Tracked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What `track` took into the ledger."""
+
+    tasks: list[TaskView]
+    rejected: list[Rejected] = msgspec.field(default_factory=list)
+
+
+class GateView(msgspec.Struct, frozen=True):
+    """A gate that is shut."""
+
+    name: str
+    since: str | None
+    reason: str
+
+
+def view_gate(shut: Shut) -> GateView:
+    """Return a gate that is shut."""
+    return GateView(shut.name, show_time(shut.since), shut.reason)
+
+
+class DiskView(msgspec.Struct, frozen=True):
+    """The download folder and its room."""
+
+    directory: str
+    free_bytes: int
+    min_free_bytes: int
+
+
+class StatusView(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands."""
+
+    counts: dict[str, int]
+    oldest_waiting_at: str | None
+    next_deadline_at: str | None
+    gates: list[GateView]
+    disk: DiskView | None
+    quarantined: int
+    credits: float | None
+    provider_answered_at: str | None
+
+
+class HeldView(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback in quarantine; bytes that are no UTF-8 are spelled out in `body`."""
+
+    id: str
+    received_at: str | None
+    reason: str
+    remote: str | None
+    content_type: str | None
+    size_bytes: int
+    copies: int
+    body: str
+    forgotten_at: str | None
+
+
+def view_held(held: Held) -> HeldView:
+    """Return a quarantined callback."""
+    return HeldView(
+        id=held.id,
+        received_at=show_time(held.received_at),
+        reason=held.why,
+        remote=held.remote,
+        content_type=held.content_type,
+        size_bytes=len(held.body),
+        copies=held.copies,
+        body=held.body.decode("utf-8", "backslashreplace"),
+        forgotten_at=show_time(held.forgotten_at),
+    )
+
+
+class HeldPage(msgspec.Struct, frozen=True):
+    """A page of the quarantine, the newest first."""
+
+    quarantine: list[HeldView]
+    next: str | None
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, for programs and for people."""
+
+    code: str
+    message: str
+
+
+class ProblemView(msgspec.Struct, frozen=True):
+    """The body of every error."""
+
+    error: Problem
