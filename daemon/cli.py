@@ -18,6 +18,7 @@ import click
 from daemon import __version__, display
 from daemon.client import Client, DaemonRefused, NoDaemon, find_socket
 from daemon.config import ConfigError, Loaded, environment, find, load, show
+from daemon.config.endpoints import format_endpoint
 
 UNEXPECTED, CONFIGURATION, FAILED, TRANSIENT, INTERRUPTED = 1, 3, 5, 6, 8
 IDS_AT_ONCE = 1_000
@@ -247,7 +248,8 @@ def callback_url(invocation: Invocation) -> int:
         return CONFIGURATION
     url = config.callback.public_url
     if url is None:
-        url = f"http://{_show_listen(config.callback.listen)}{config.callback.path}"
+        listen = format_endpoint(config.callback.listen) or "localhost"
+        url = f"http://{listen}{config.callback.path}"
         click.echo(
             "warning: callback.public_url is not set, so this URL works on this machine only; "
             "the provider needs a public https address",
@@ -255,10 +257,6 @@ def callback_url(invocation: Invocation) -> int:
         )
     click.echo(f"{url.rstrip('/')}/{token}")
     return 0
-
-
-def _show_listen(listen: object) -> str:
-    return "localhost" if listen is None else str(listen)
 
 
 @cli.group("config")

@@ -1,24 +1,8 @@
-"""The tables, and how a database file is brought to them.
+"""The tables of the ledger, as numbered steps that only ever grow.
 
-Rule: the steps are numbered and only ever grow; a step that was released is never edited. Each is
-a list of statements, for a text that is split at semicolons tears triggers apart.
+Rule: a step that was released is never edited. Each is a list of statements, for a text that is
+split at semicolons tears triggers apart.
 """
-
-import json
-from pathlib import Path
-from types import MappingProxyType
-from typing import Final
-
-import aiosqlite
-
-from daemon.rules.lifecycle import TRANSITIONS
-
-_FULL: Final = 2
-
-
-class StoreRefused(Exception):
-    """The database cannot be used; the text says why and what to do."""
-
 
 _TASK_STATES = "'expected', 'wanted', 'verified', 'stored', 'done', 'failed', 'lost', 'pruned'"
 _REASONS = (
@@ -139,69 +123,3 @@ _FIRST = (
 
 MIGRATIONS = (_FIRST,)
 """`PRAGMA user_version` is the number of steps that a file has seen."""
-
-_PRAGMAS = MappingProxyType(
-    {
-        "busy_timeout": 5_000,
-        "trusted_schema": 0,
-        "cell_size_check": 1,
-        "journal_size_limit": 64 << 20,
-        "temp_store": 2,
-    }
-)
-
-
-async def prepare(connection: aiosqlite.Connection, path: Path) -> None:
-    """Set and check the connection, bring the file to the newest schema, load the moves.
-
-    Raises:
-        StoreRefused: the file is newer than this program, or the disk cannot do it.
-    """
-    for name, value in _PRAGMAS.items():
-        await connection.execute_fetchall(f"PRAGMA {name} = {value}")
-    mode = await _read(connection, "PRAGMA journal_mode = WAL")
-    if mode != "wal":
-        raise StoreRefused(f"{path} cannot use a write-ahead log here: use a local disk")
-    await connection.execute_fetchall("PRAGMA synchronous = FULL")
-    level = await _read(connection, "PRAGMA synchronous")
-    if level != _FULL:
-        raise StoreRefused(f"{path}: synchronous is {level}, FULL was asked for")
-    await _migrate(connection, path)
-    await connection.execute_fetchall(
-        "CREATE TEMP TABLE transition (cause TEXT, before TEXT, after TEXT, "
-        "PRIMARY KEY (cause, before)) WITHOUT ROWID"
-    )
-    moves = [
-        (cause.value, before.value if before else "", after.value)
-        for cause, table in TRANSITIONS.items()
-        for before, after in table.items()
-    ]
-    await connection.execute_fetchall(
-        "INSERT INTO transition SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-        (json.dumps(moves),),
-    )
-
-
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    seen = int(await _read(connection, "PRAGMA user_version"))
-    if seen > len(MIGRATIONS):
-        raise StoreRefused(
-            f"{path} was written by a newer suno-videod (schema {seen}, this one knows "
-            f"{len(MIGRATIONS)}): install the newer version again, or move the file away"
-        )
-    for number, statements in enumerate(MIGRATIONS[seen:], seen + 1):
-        await connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-            await connection.execute(f"PRAGMA user_version = {number}")
-        except BaseException:
-            await connection.execute("ROLLBACK")
-            raise
-        await connection.execute("COMMIT")
-
-
-async def _read(connection: aiosqlite.Connection, pragma: str) -> int | str:
-    (row,) = await connection.execute_fetchall(pragma)
-    value: int | str = row[0]
-    return value

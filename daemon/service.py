@@ -22,6 +22,7 @@ from daemon.assembly import Parts, build
 from daemon.callback import callback_app
 from daemon.config import Loaded
 from daemon.config.sections import Config, TcpEndpoint, UnixEndpoint
+from daemon.database import StoreRefused
 from daemon.listeners import (
     ListenFailed,
     close,
@@ -31,7 +32,6 @@ from daemon.listeners import (
     remove_socket,
 )
 from daemon.rules.failure import Hindered
-from daemon.schema import StoreRefused
 from daemon.store import StoreFailed
 from daemon.systemd import Notifier
 

@@ -10,10 +10,8 @@ history in the same transaction.
 (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -24,14 +22,12 @@ from typing import Final
 
 import aiosqlite
 
+from daemon.database import open_database
 from daemon.rules.lifecycle import State
 from daemon.rules.task import COLUMNS, Due, Held, Move, Step, Task, Tidings
 from daemon.rules.ulid import LUCK_BYTES, make_ulid
 from daemon.rules.verdict import Verdict
-from daemon.schema import StoreRefused, prepare
 
-OLDEST_SQLITE: Final = (3, 38)
-"""3.35 has RETURNING, 3.37 STRICT tables, 3.38 the JSON functions as a part of every build."""
 _ALL: Final = ", ".join(COLUMNS)
 _HELD: Final = ", ".join(field.name for field in fields(Held))
 
@@ -386,56 +382,13 @@ class Store:
 async def open_store(
     state_dir: Path, observe: Callable[[Move], None] = lambda _: None
 ) -> AsyncIterator[Store]:
-    """Open the ledger in `state_dir`, alone; free claims of a process that is gone.
+    """Open the ledger in `state_dir`, alone; free the claims of a process that is gone.
 
     Raises:
         StoreRefused: a second daemon, a newer file, a damaged file, or a disk that cannot do it.
     """
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise StoreRefused(
-            f"SQLite {sqlite3.sqlite_version} is too old, "
-            f"{'.'.join(map(str, OLDEST_SQLITE))} is needed: install a newer Python"
-        )
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before the loop has other work
-    except OSError as error:
-        raise StoreRefused(f"state_dir cannot be made: {error}") from error
-    lock = _lock(state_dir / "lock")
-    try:
-        path = state_dir / "ledger.sqlite3"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        _sync_directory(state_dir)
-        async with aiosqlite.connect(path, isolation_level=None) as connection:
-            try:
-                await prepare(connection, path)
-            except sqlite3.DatabaseError as error:
-                raise StoreRefused(f"{path} cannot be used: {error}") from error
-            store = Store(connection, observe)
-            await store.release_claims()
-            yield store
-            await store.tidy()
-    finally:
-        os.close(lock)
-
-
-def _lock(path: Path) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreRefused(f"the state folder cannot be written: {error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreRefused(
-            f"another daemon uses {path.parent}: stop it, or give this one its own state_dir"
-        ) from None
-    return descriptor
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    async with open_database(state_dir) as connection:
+        store = Store(connection, observe)
+        await store.release_claims()
+        yield store
+        await store.tidy()

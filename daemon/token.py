@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from daemon.schema import StoreRefused
+from daemon.database import StoreRefused
 
 TOKEN_BYTES = 24
 
