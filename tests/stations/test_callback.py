@@ -1,0 +1,313 @@
+"""The public listener: what it answers, and that 200 means committed."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from daemon.callback import CLIENTS_LIMIT, Intake, Receiver, Strikes, callback_app
+from daemon.config.loader import load
+from daemon.config.sections import TcpEndpoint
+from daemon.listeners import close, listen, public_runner
+from daemon.outbound import post_session
+from daemon.rules.notice import sign
+from daemon.store import Store, open_store
+
+TOKEN = "a-token-of-this-test"
+LINK = "https://files.example.com/v.mp4"
+DAY_MS = 86_400_000
+
+
+@dataclass
+class Desk:
+    """A listener that runs, and what it works with."""
+
+    url: str
+    store: Store
+    rings: list[int] = field(default_factory=list)
+
+    async def post(
+        self,
+        body: bytes | str | dict[str, object],
+        *,
+        path: str | None = None,
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, str]:
+        """Send a request; return status and body."""
+        data = json.dumps(body) if isinstance(body, dict) else body
+        url = self.url + (path or f"/video-callback/{TOKEN}")
+        async with (
+            post_session() as session,
+            session.request(
+                method,
+                f"{self.url}{path or f'/video-callback/{TOKEN}'}",
+                data=data,
+                headers=headers,
+            ) as response,
+        ):
+            assert response.headers["Server"] == "suno-videod"
+            return response.status, await response.text()
+
+
+@asynccontextmanager
+async def open_desk(
+    folder: Path, toml: str = "", *, has_key: bool = False, run_intake: bool = True
+) -> AsyncIterator[Desk]:
+    """Run the listener over a real store and real sockets."""
+    path = folder / "config.toml"
+    path.write_text(f'state_dir = "state"\n{toml}')
+    config = load(path, {}).config
+    async with open_store(config.state_dir) as store:
+        rings: list[int] = []
+        intake = Intake(store)
+        receiver = Receiver(
+            section=config.callback,
+            tokens=(TOKEN, "the-older-token"),
+            has_key=has_key,
+            retention_ms=14 * DAY_MS,
+            intake=intake,
+            store=store,
+            now=lambda: time.time_ns() // 1_000_000,
+            ring=lambda: rings.append(1),
+        )
+        runner = public_runner(callback_app(receiver))
+        url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660)
+        loop = asyncio.create_task(intake.run()) if run_intake else None
+        try:
+            yield Desk(url, store, rings)
+        finally:
+            await close([runner])
+            if loop is not None:
+                loop.cancel()
+
+
+def success(task_id: str, link: str | None = LINK) -> dict[str, object]:
+    """Return the body of a success callback."""
+    return {"code": 200, "msg": "ok", "data": {"task_id": task_id, "video_url": link}}
+
+
+async def test_a_success_without_key_is_wanted_at_once(tmp_path: Path) -> None:
+    """Without a key the callback's link is the only one there is, so it is believed."""
+    async with open_desk(tmp_path) as desk:
+        assert await desk.post(success("t1")) == (200, '{"status":"received"}')
+        task = await desk.store.task("t1")
+    assert task is not None
+    assert (task.state, task.link, task.callbacks, task.source) == ("wanted", LINK, 1, "callback")
+    assert desk.rings
+
+
+async def test_under_confirm_a_callback_only_makes_the_question_due(tmp_path: Path) -> None:
+    """Neither a forged link nor a forged failure moves a task; the link is kept as a hint."""
+    async with open_desk(tmp_path, '[provider]\napi_key = "k"', has_key=True) as desk:
+        await desk.post(success("good"))
+        await desk.post({"code": 500, "msg": "no", "data": {"task_id": "bad", "video_url": None}})
+        good, bad = await desk.store.task("good"), await desk.store.task("bad")
+    assert good is not None
+    assert bad is not None
+    assert (good.state, good.link, good.hint) == ("expected", None, LINK)
+    assert (bad.state, bad.reason) == ("expected", None)
+    assert good.ask_at == good.created_at
+    assert bad.ask_at == bad.created_at
+
+
+async def test_everything_else_is_the_same_404(tmp_path: Path) -> None:
+    """A scanner cannot tell a wrong path from a wrong token or a wrong method."""
+    async with open_desk(tmp_path) as desk:
+        answers = {
+            await desk.post("{}", path="/"),
+            await desk.post("{}", path="/video-callback"),
+            await desk.post("{}", path="/video-callback/"),
+            await desk.post("{}", path="/video-callback/wr%C3%B6ng"),
+            await desk.post("{}", path=f"/video-callback/{TOKEN}/more"),
+            await desk.post("", method="GET"),
+            await desk.post("{}", method="PUT"),
+            await desk.post("", method="OPTIONS"),
+            await desk.post("{}", path="/v1/tasks"),
+        }
+        assert await desk.store.counts() == dict.fromkeys(await desk.store.counts(), 0)
+    assert len(answers) == 1
+    assert answers.pop()[0] == 404
+
+
+async def test_the_older_token_is_still_accepted(tmp_path: Path) -> None:
+    """A token that was replaced keeps working for what is already in flight."""
+    async with open_desk(tmp_path) as desk:
+        status, _ = await desk.post(success("t1"), path="/video-callback/the-older-token")
+    assert status == 200
+
+
+async def test_five_wrong_tokens_slow_the_guesser_and_nobody_else(tmp_path: Path) -> None:
+    """The sixth guess in a minute is a 429; the right token is never limited."""
+    async with open_desk(tmp_path) as desk:
+        guesses = [(await desk.post("{}", path="/video-callback/guess"))[0] for _ in range(6)]
+        status, _ = await desk.post(success("t1"))
+        other, _ = await desk.post(
+            "{}", path="/video-callback/guess", headers={"X-Forwarded-For": "203.0.113.9"}
+        )
+    assert guesses == [404] * 5 + [429]
+    assert (status, other) == (200, 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        (b"x" * (64 * 1024 + 1), {}, 413),
+        (b"{}", {"Content-Encoding": "gzip"}, 415),
+        (b"{}", {"Content-Encoding": "identity"}, 200),
+        (b'{"data":{"task_id":"t1"}}', {"Content-Type": "text/plain; charset=nonsense"}, 200),
+    ],
+)
+async def test_limits_of_a_body(
+    tmp_path: Path, body: bytes, headers: dict[str, str], expected: int
+) -> None:
+    """Too large is 413, compressed is 415, and the Content-Type does not matter."""
+    async with open_desk(tmp_path) as desk:
+        assert (await desk.post(body, headers=headers))[0] == expected
+
+
+async def test_a_slow_body_is_a_408(tmp_path: Path) -> None:
+    """A body that takes longer than five seconds is given up."""
+    async with open_desk(tmp_path) as desk:
+        host, port = desk.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /video-callback/{TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: 9"
+        writer.write(f"{head}\r\n\r\n{{".encode())
+        began = time.monotonic()
+        line = await reader.readline()
+        writer.close()
+    assert b" 408 " in line
+    assert 4.5 < time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff\xfe", b"null", b"[]", b"{}", b"[" * 60_000, b'{"data":{"task_id":"../x"}}'],
+)
+async def test_what_cannot_be_read_is_kept_and_acknowledged(tmp_path: Path, body: bytes) -> None:
+    """The same bytes would come again, so they are answered with 200 and shown to a person."""
+    async with open_desk(tmp_path) as desk:
+        assert (await desk.post(body))[0] == 200
+        assert (await desk.post(body))[0] == 200
+        (held,) = await desk.store.held(10)
+    assert (held.body, held.copies, held.remote) == (body, 2, "127.0.0.1")
+    assert held.id.startswith("quarantine-")
+
+
+async def test_a_music_callback_is_quarantined(tmp_path: Path) -> None:
+    """The callback of another product does not become a video task."""
+    async with open_desk(tmp_path) as desk:
+        await desk.post({"code": 200, "data": {"callbackType": "complete", "task_id": "m1"}})
+        assert await desk.store.task("m1") is None
+        (held,) = await desk.store.held(10)
+    assert "another kind" in held.why
+
+
+async def test_a_signature_is_demanded_when_keys_are_set(tmp_path: Path) -> None:
+    """Missing, wrong and old signatures are 401 and leave no trace; a good one passes."""
+    now = int(time.time())
+    async with open_desk(tmp_path, '[callback]\nhmac_keys = ["new-key", "old-key"]') as desk:
+
+        async def send(body: dict[str, object], key: str, at: int) -> int:
+            headers = {"X-Webhook-Timestamp": str(at), "X-Webhook-Signature": sign(key, "t1", at)}
+            return (await desk.post(body, headers=headers))[0]
+
+        assert (await desk.post(success("t1")))[0] == 401
+        assert await send(success("t1"), "wrong-key", now) == 401
+        assert await send(success("t2"), "new-key", now) == 401
+        assert await send(success("t1"), "new-key", now - 400) == 401
+        assert await send({"code": 200}, "new-key", now) == 401
+        assert await desk.store.counts() == dict.fromkeys(await desk.store.counts(), 0)
+        assert await desk.store.held(10) == []
+        assert await send(success("t1"), "old-key", now - 200) == 200
+        # A signed id that no provider uses is quarantined, like without signatures.
+        odd = {"X-Webhook-Timestamp": str(now), "X-Webhook-Signature": sign("new-key", "a/b", now)}
+        assert (await desk.post(success("a/b"), headers=odd))[0] == 200
+        assert len(await desk.store.held(10)) == 1
+
+
+async def test_callbacks_that_wait_together_are_committed_together(tmp_path: Path) -> None:
+    """A hundred callbacks that arrive while a commit runs need only a few commits."""
+    async with open_desk(tmp_path) as desk:
+        statements: list[str] = []
+        await desk.store._connection.set_trace_callback(statements.append)
+        answers = await asyncio.gather(*(desk.post(success(f"t{n}")) for n in range(100)))
+        assert {status for status, _ in answers} == {200}
+        assert sum((await desk.store.counts()).values()) == 100
+    commits = [text for text in statements if text.strip().startswith("INSERT INTO task")]
+    assert 0 < len(commits) < 60
+
+
+async def test_a_commit_that_fails_is_a_503_and_the_next_one_works(tmp_path: Path) -> None:
+    """A full database never acknowledges; when there is room again, the retry succeeds."""
+    async with open_desk(tmp_path) as desk:
+        database = desk.store._connection
+        ((pages,),) = await database.execute_fetchall("PRAGMA page_count")
+        await database.execute_fetchall(f"PRAGMA max_page_count = {pages}")
+        long = "x" * 2000
+        statuses = [(await desk.post(success(f"t{n}", f"{LINK}?{long}")))[0] for n in range(20)]
+        assert 503 in statuses
+        kept = sum((await desk.store.counts()).values())
+        assert kept == statuses.count(200)
+        await database.execute_fetchall("PRAGMA max_page_count = 1000000")
+        assert (await desk.post(success("t99")))[0] == 200
+
+
+async def test_a_commit_that_hangs_is_a_503(tmp_path: Path) -> None:
+    """The provider is told to come again before its own 15 seconds are over."""
+    async with open_desk(tmp_path, run_intake=False) as desk:
+        began = time.monotonic()
+        assert (await desk.post(success("t1")))[0] == 503
+    assert 9 < time.monotonic() - began < 13
+
+
+async def test_the_listener_can_be_a_unix_socket(tmp_path: Path) -> None:
+    """Behind a local proxy no port is needed, and the proxy's word on the client counts."""
+    async with open_store(tmp_path / "state") as store:
+        path = tmp_path / "config.toml"
+        path.write_text('state_dir = "state"\n[callback]\nlisten = "unix:in.sock"')
+        config = load(path, {}).config
+        intake = Intake(store)
+        receiver = Receiver(
+            section=config.callback,
+            tokens=(TOKEN,),
+            has_key=False,
+            retention_ms=DAY_MS,
+            intake=intake,
+            store=store,
+            now=lambda: 0,
+            ring=lambda: None,
+        )
+        runner = public_runner(callback_app(receiver))
+        assert config.callback.listen is not None
+        where = await listen(runner, config.callback.listen, 0o660)
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "in.sock")
+        writer.write(
+            f"POST /video-callback/{TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+            "X-Forwarded-For: 203.0.113.7\r\n\r\nnull".encode()
+        )
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        (held,) = await store.held(1)
+        mode = (await asyncio.to_thread((tmp_path / "in.sock").stat)).st_mode
+        await close([runner])
+    assert where == f"unix:{tmp_path / 'in.sock'}"
+    assert mode & 0o777 == 0o660
+    assert held.remote == "203.0.113.7"
+
+
+def test_strikes_are_forgotten_after_a_minute_and_bounded() -> None:
+    """An old guess does not count, and a flood of clients does not fill the memory."""
+    clock = [0.0]
+    strikes = Strikes(lambda: clock[0])
+    assert [strikes.count("a") for _ in range(6)] == [False] * 5 + [True]
+    clock[0] = 61.0
+    assert not strikes.count("a")
+    for number in range(CLIENTS_LIMIT + 5):
+        strikes.count(f"client {number}")
+    assert len(strikes._clients) == CLIENTS_LIMIT
