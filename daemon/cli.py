@@ -91,8 +91,9 @@ def demo(directory: Path | None) -> int:
 @click.option("--hmac-key", help="Sign callbacks as kie.ai does.")
 @click.option("--render-seconds", type=float, default=2.0, show_default=True)
 @click.option("--file-size", default="5M", show_default=True, help="Of each video.")
+@click.option("--speed", default="0", help="Bytes a second of each download, such as 2M.")
 @click.option("--scenarios", is_flag=True, help="List the audioIds that make something go wrong.")
-def simulate(*, listen: str, file_size: str, scenarios: bool, **options: Any) -> int:
+def simulate(*, listen: str, file_size: str, speed: str, scenarios: bool, **options: Any) -> int:
     """Be the provider, without credits: generate, record-info, callbacks, files, faults on demand.
 
     An application generates as usual; an audioId of --scenarios makes the story go wrong.
@@ -102,7 +103,7 @@ def simulate(*, listen: str, file_size: str, scenarios: bool, **options: Any) ->
     if scenarios:
         display.table(("AUDIO ID", "WHAT HAPPENS"), list_scenarios())
         return 0
-    return run_simulator(listen, file_size, options)
+    return run_simulator(listen, file_size, speed, options)
 
 
 @cli.command("track")

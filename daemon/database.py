@@ -17,6 +17,7 @@ from typing import Final
 
 import aiosqlite
 
+from daemon.disk import sync_directory
 from daemon.rules.lifecycle import TRANSITIONS
 from daemon.schema import MIGRATIONS
 
@@ -45,7 +46,7 @@ async def open_database(state_dir: Path) -> AsyncIterator[aiosqlite.Connection]:
     try:
         path = state_dir / "ledger.sqlite3"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        _sync_directory(state_dir)
+        sync_directory(state_dir)
         async with aiosqlite.connect(path, isolation_level=None) as connection:
             try:
                 await _prepare(connection, path)
@@ -71,14 +72,6 @@ def _lock(state_dir: Path) -> int:
             f"another daemon uses {path.parent}: stop it, or give this one its own state_dir"
         ) from None
     return descriptor
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _PRAGMAS = MappingProxyType(

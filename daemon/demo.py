@@ -71,7 +71,7 @@ class Act:
 ACTS: Final = (
     Act("demo-good", "good callback", "callback, download, verified"),
     Act("sim-lost-callback", "lost callback", "no callback ever came: the provider was asked"),
-    Act("sim-duplicate-callback", "duplicate callback", "three callbacks, one download"),
+    Act("sim-duplicate-callback", "duplicate callback", "the same callback again and again, one download"),
     Act("sim-broken-download", "broken download", "cut after 1 MB, resumed, not fetched twice"),
 )
 
@@ -118,7 +118,9 @@ class _Child:
 
 
 def _simulate() -> list[str]:
-    return ["simulate", "--listen", "127.0.0.1:0", "--api-key", API_KEY, "--render-seconds", "3"]
+    options = {"--listen": "127.0.0.1:0", "--api-key": API_KEY}
+    options |= {"--render-seconds": "2", "--file-size": "12M", "--speed": "2M"}
+    return ["simulate", *(word for pair in options.items() for word in pair)]
 
 
 @contextmanager

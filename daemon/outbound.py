@@ -69,7 +69,7 @@ _refusals: ContextVar[list[AddressRefused] | None] = ContextVar("_refusals", def
 
 
 Session: TypeAlias = aiohttp.ClientSession
-"""What the stations are handed; only the two functions below build one."""
+"""What the stations are handed; only this module builds one."""
 
 
 def api_session(base_url: str, api_key: Secret | None, total_timeout: float = 30.0) -> Session:

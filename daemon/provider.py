@@ -110,4 +110,3 @@ class Provider:
             pause = None if wish is None else min(int(wish * 1000), RETRY_AFTER_LIMIT_MS)
             self._gates.close(_GATES[answer.outcome], answer.message, pause)
         return answer
-

@@ -20,7 +20,7 @@ def list_scenarios() -> list[tuple[str, str]]:
     return [(audio_id, description) for audio_id, (_, description) in SCENARIOS.items()]
 
 
-def run_simulator(listen: str, file_size: str, options: Mapping[str, Any]) -> int:
+def run_simulator(listen: str, file_size: str, speed: str, options: Mapping[str, Any]) -> int:
     """Be the provider until a signal comes; return the exit code.
 
     Raises:
@@ -28,7 +28,11 @@ def run_simulator(listen: str, file_size: str, options: Mapping[str, Any]) -> in
     """
     try:
         endpoint = parse_tcp_endpoint(listen)
-        settings = SimulatorOptions(file_size_bytes=parse_size(file_size), **options)
+        settings = SimulatorOptions(
+            file_size_bytes=parse_size(file_size),
+            bytes_per_second=parse_size(speed) or None,
+            **options,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if endpoint is None:

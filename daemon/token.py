@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from daemon.database import StoreRefused
+from daemon.disk import sync_directory
 
 TOKEN_BYTES = 24
 
@@ -49,4 +50,5 @@ def make_token(state_dir: Path) -> str:
         file.flush()
         os.fsync(descriptor)
     draft.replace(token_path(state_dir))
+    sync_directory(state_dir)
     return token

@@ -19,7 +19,7 @@ def filter_field(text: str) -> str:
     """Return `text` as it may stand in a file name.
 
     Plain text passes as it is. Otherwise foreign characters become `_`, and `-` plus 12 hex digits
-    of the SHA-256 of the original follow, so that two different texts never share a name.
+    of the SHA-256 of the original follow, so that two different texts share no name by accident.
     """
     if _CLEAN.fullmatch(text):
         return text

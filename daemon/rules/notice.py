@@ -25,7 +25,7 @@ from daemon.rules.failure import Reason
 MESSAGE_LIMIT: Final = 2048
 """Characters of the provider's text that are kept."""
 LINK_LIMIT: Final = 2048
-"""Characters; no browser and no cache accepts much longer links."""
+"""Characters; `rules/address` dials no longer one."""
 SIGNATURE_WINDOW_SECONDS: Final = 300
 """kie.ai names no tolerance; Stripe, Svix and Standard Webhooks all use five minutes."""
 
@@ -98,7 +98,7 @@ def read_callback(body: bytes) -> Notice:
         Unreadable: no JSON object, no usable task id, or the callback of another product.
     """
     try:
-        document = json.loads(body.decode("utf-8-sig"))
+        document = _decode(body)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {type(error).__name__}") from None
     if not isinstance(document, dict):
@@ -121,16 +121,30 @@ def read_callback(body: bytes) -> Notice:
     return Notice(task_id, evidence, link, reason, message, code)
 
 
+def _decode(body: bytes) -> object:
+    """Parse JSON; a byte that is no UTF-8 becomes a lone surrogate.
+
+    So it spoils the one field that it stands in, such as a `msg` cut within a character, and not
+    the whole message.
+    """
+    document: object = json.loads(body.decode("utf-8-sig", "surrogateescape"))
+    return document
+
+
 def _judge_callback(code: int | None, link: str | None) -> tuple[Evidence, Reason | None]:
     if code is None:
         return Evidence.NONE, None
-    if code == 0 or 200 <= code < 300:  # noqa: PLR2004 - the success class
+    if _is_success(code):
         return (Evidence.SUCCESS if link else Evidence.NONE), None
     if code in _CALLBACK_FAILURES:
         return Evidence.FAILURE, _CALLBACK_FAILURES[code]
     if 500 <= code < 600:  # noqa: PLR2004 - the server error class
         return Evidence.FAILURE, Reason.PROVIDER_ERROR
     return Evidence.NONE, None
+
+
+def _is_success(code: int) -> bool:
+    return code == 0 or 200 <= code < 300  # noqa: PLR2004 - the success class
 
 
 def _find_task_id(inner: Mapping[str, object], document: Mapping[str, object]) -> str | None:
@@ -197,6 +211,8 @@ CODES: Mapping[str, Mapping[int, Outcome]] = {
 """Body code -> meaning, per kind. A code neither here nor of success is trouble of the call."""
 
 _CODE_OK = 200
+_BALANCE_LIMIT = 1e15
+"""JSON as Python reads it also has NaN, Infinity and integers that no float can hold."""
 _HTTP_TOO_MANY = 429
 _HTTP_UNAUTHORIZED = 401
 
@@ -223,7 +239,8 @@ def read_answer(kind: str, status: int, body: bytes, task_id: str) -> Answer:
         return envelope
     code, message, data = envelope
     if data is None and code == _CODE_OK:
-        return Answer(Outcome.UNKNOWN, message or "the provider does not know this task", code)
+        # `msg` says "success" here.
+        return Answer(Outcome.UNKNOWN, "the provider does not know this task", code)
     if not isinstance(data, dict):
         return Answer(Outcome.TROUBLE, "the answer's data is not an object", code)
     named = data.get("taskId", data.get("task_id"))
@@ -261,6 +278,8 @@ def read_credits(kind: str, status: int, body: bytes) -> Answer | float:
     amount = data.get("credits") if isinstance(data, dict) else data
     if isinstance(amount, bool) or not isinstance(amount, int | float):
         return Answer(Outcome.TROUBLE, message or "the answer holds no balance", code)
+    if not abs(amount) < _BALANCE_LIMIT:
+        return Answer(Outcome.TROUBLE, "the answer holds an impossible balance", code)
     return float(amount)
 
 
@@ -268,19 +287,21 @@ def _open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | 
     """Return (code, msg, data) of a successful call, else what went wrong with it.
 
     kie.ai sends errors as HTTP 200 with a code in the body, and a real HTTP 429 only from its rate
-    limiter, so the body's code is asked first and the HTTP status where there is none.
+    limiter, so the body's code is asked first, and the HTTP status where there is none. A success
+    needs both: a 404 is never one, whatever its body says.
     """
     try:
-        document = json.loads(body.decode("utf-8-sig"))
+        document = _decode(body)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         return _judge_status(status)
     code = _read_code(document.get("code"))
     message = _read_text(document.get("msg"))
-    if code is None and status != _CODE_OK:
-        return _judge_status(status, message)
-    if code is None or code == 0 or 200 <= code < 300:  # noqa: PLR2004 - the success class
+    if code is None or _is_success(code):
+        if not _is_success(status):
+            # A `msg` beside a code of success says nothing about an HTTP error.
+            return _judge_status(status, message if code is None else "")
         if "data" not in document:
             return Answer(Outcome.TROUBLE, message or "the answer holds no data", code)
         return code, message, document["data"]
@@ -343,9 +364,15 @@ _LINK = re.compile(r"https?://[^\x00-\x1f\x7f\ud800-\udfff]+", re.IGNORECASE)
 
 
 def _first_link(*values: object) -> str | None:
+    """Return the first http(s) link, byte for byte but for raw spaces.
+
+    File names with spaces come unescaped in real links; around a link they are no part of it.
+    """
     for value in values:
-        if isinstance(value, str) and len(value) <= LINK_LIMIT and _LINK.fullmatch(value):
-            return value
+        if isinstance(value, str):
+            link = value.strip(" ").replace(" ", "%20")
+            if len(link) <= LINK_LIMIT and _LINK.fullmatch(link):
+                return link
     return None
 
 

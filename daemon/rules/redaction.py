@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import Final
 
 MASK: Final = "***"
-_QUERY = re.compile(r"(\b(?:https?|ftp)://[^\s?#'\"<>]+)\?[^\s'\"<>]*", re.IGNORECASE)
+# Paths of real links hold raw spaces, so a link reaches to the first question mark on its line.
+_QUERY = re.compile(r"(\b(?:https?|ftp)://[^?#'\"<>\r\n]+)\?[^\s'\"<>]*", re.IGNORECASE)
 _CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 
 
@@ -21,16 +22,21 @@ def order_secrets(secrets: Iterable[str]) -> tuple[str, ...]:
 
 
 def redact(value: object, secrets: tuple[str, ...]) -> object:
-    """Return `value` with every secret masked, in texts, lists and mappings alike."""
-    if isinstance(value, str):
-        return _redact_text(value, secrets)
+    """Return `value` with every secret masked, in texts, lists and mappings alike.
+
+    What is neither of these nor a number becomes the text that it would be printed as.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
     if isinstance(value, dict):
         return {redact(key, secrets): redact(item, secrets) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [redact(item, secrets) for item in value]
+    if isinstance(value, tuple):
+        return tuple(redact(item, secrets) for item in value)
     if isinstance(value, bytes):
         return _redact_text(value.decode("utf-8", "backslashreplace"), secrets)
-    return value
+    return _redact_text(str(value), secrets)
 
 
 def _redact_text(text: str, secrets: tuple[str, ...]) -> str:

@@ -48,7 +48,7 @@ class MediaData:
             stop = start + length
             if not length:
                 continue
-            if not body <= start < stop <= end:
+            if start < body or stop > end:
                 body, end = self._mdat_around(start, stop)
             self.end = max(self.end, stop)
 

@@ -10,6 +10,7 @@ and 15.5.17 (416); RFC 9112 section 8 (incomplete messages).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -21,9 +22,10 @@ other bytes is caught by it."""
 LAST_MODIFIED_AGE_SECONDS: Final = 60
 """A modification date is strong only when a second change in the same second is excluded; RFC 7232
 asked for 60 seconds, and clocks have not improved since."""
-TOO_LARGE_PAUSE_SECONDS: Final = 6 * 3600
+TOO_LARGE_PAUSE_SECONDS: Final = 3600
+"""Only the operator's `download.max_size` or another file mends it."""
 
-_PASSING_4XX = frozenset({408, 425, 429})
+_PASSING_4XX = frozenset({408, 416, 425, 429})
 _OK = 200
 _PARTIAL = 206
 _UNSATISFIABLE = 416
@@ -96,10 +98,9 @@ def read_head(
 
 
 def _read_whole(headers: Mapping[str, str]) -> Offer:
-    length = headers.get("content-length")
     return Offer(
         start=0,
-        total_bytes=int(length) if length is not None else None,
+        total_bytes=_read_length(headers),
         validator=read_validator(headers),
         framed="chunked" in headers.get("transfer-encoding", "").lower(),
     )
@@ -114,8 +115,8 @@ def _read_part(headers: Mapping[str, str], request: Request) -> Offer:
         raise Changed(f"asked for bytes {request.start}-, got {first}-{last} of {total}")
     if request.total_bytes is not None and total != request.total_bytes:
         raise Changed(f"the file had {request.total_bytes} bytes and now has {total}")
-    length = headers.get("content-length")
-    if length is not None and int(length) != last - first + 1:
+    length = _read_length(headers)
+    if length is not None and length != last - first + 1:
         raise Changed("Content-Length and Content-Range contradict each other")
     validator = read_validator(headers)
     if validator is not None and validator != request.validator:
@@ -124,7 +125,18 @@ def _read_part(headers: Mapping[str, str], request: Request) -> Offer:
     return Offer(first, total, request.validator, framed)
 
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.IGNORECASE)
+def _read_length(headers: Mapping[str, str]) -> int | None:
+    length = headers.get("content-length")
+    if length is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", length):
+        raise Trouble(Reason.NETWORK, f"the host sent the Content-Length {length[:20]!r}")
+    return int(length)
+
+
+_CONTENT_RANGE = re.compile(
+    r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII | re.IGNORECASE
+)
 
 
 def read_content_range(headers: Mapping[str, str]) -> tuple[int, int, int] | None:
@@ -165,7 +177,7 @@ def read_retry_after(value: str | None, now: float) -> float | None:
     """Return seconds to wait: from a number, or from a date (RFC 9110 section 10.2.3)."""
     if value is None:
         return None
-    if re.fullmatch(r"\s*\d{1,12}\s*", value):
+    if re.fullmatch(r"\s*[0-9]{1,12}\s*", value):
         return float(value)
     date = _read_date(value)
     return None if date is None else max(0.0, date - now)
@@ -175,6 +187,8 @@ def _read_date(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # The asctime form names no zone; every date of HTTP is UTC (RFC 9110 section 5.6.7).
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -97,20 +97,25 @@ def judge_answer(task: Task, answer: Answer, now: int, terms: Terms, luck: float
         notice = answer.notice
         if notice.evidence is Evidence.SUCCESS and notice.link is not None:
             verdict = _judge_link(task, notice.link, now, terms, luck)
+        elif task.state in _IN_PLACE:
+            verdict = _judge_contradiction(task, now, pause)
         else:
             verdict = _judge_notice(task, notice, now, pause)
         known: dict[str, object] = {"answered_at": now, "unanswered_since": None, "denials": 0}
         known |= {"audio_id": notice.audio_id or task.audio_id}
     elif answer.outcome is Outcome.UNKNOWN:
-        verdict = _judge_denial(task, answer, now, pause, terms)
+        if task.state in _IN_PLACE:
+            verdict = _judge_contradiction(task, now, pause)
+        else:
+            verdict = _judge_denial(task, answer, now, pause, terms)
         known = {"answered_at": now, "unanswered_since": None}
     else:
-        # A gate holds the question back for all tasks, so this one simply stays due.
-        if answer.outcome in _GATED:
-            pause = 0
-        elif answer.outcome is Outcome.CREDITS:
-            pause = max(pause, CREDITS_PAUSE_MS)
         since = now if task.unanswered_since is None else task.unanswered_since
+        if answer.outcome in _GATED:
+            # A gate holds the question back for all tasks, so this one simply stays due.
+            return Verdict(None, {"unanswered_since": since, "ask_at": now})
+        if answer.outcome is Outcome.CREDITS:
+            pause = max(pause, CREDITS_PAUSE_MS)
         return Verdict(None, {"unanswered_since": since, **_ask_again(now, pause)})
     return Verdict(verdict.cause, {**known, **verdict.changes}, verdict.doubted)
 
@@ -119,10 +124,20 @@ def _ask_again(now: int, pause: int) -> dict[str, object]:
     return {"ask_at": now + pause, "ask_pause_ms": pause}
 
 
+def _judge_contradiction(task: Task, now: int, pause: int) -> Verdict:
+    """The provider names no link for a film that is here. No answer removes it.
+
+    Whether a link was genuine is asked until the deadline; after that nobody knows it any more.
+    """
+    if task.unconfirmed and now < task.deadline_at:
+        return Verdict(None, _ask_again(now, pause), doubted=True)
+    return Verdict(None, {"ask_at": None}, doubted=bool(task.unconfirmed))
+
+
 def _judge_notice(task: Task, notice: Notice, now: int, pause: int) -> Verdict:
     """The provider knows the task and names no link."""
-    in_vain = {**_count_question(task, now), **_ask_again(now, pause)}
-    if task.unconfirmed and task.state != State.EXPECTED:
+    in_vain = {**_count_in_vain(task, now), **_ask_again(now, pause)}
+    if task.unconfirmed and task.state == State.WANTED:
         return Verdict(None, in_vain, doubted=True)
     failed = notice.evidence is Evidence.FAILURE
     if task.state == State.WANTED:
@@ -167,7 +182,8 @@ def _judge_link(task: Task, link: str, now: int, terms: Terms, luck: float) -> V
         "ask_at": now + REFRESH_MS,
         "ask_pause_ms": 0,
     }
-    fresh = link != task.link
+    # A lost task that is revived has to be tried before it can be lost again.
+    fresh = link != task.link or task.state == State.LOST
     if fresh:
         changes |= {"refusals": 0, "refusal_proofs": 0, "refusal_proved_at": None, "failures": 0}
     elif task.refusals:
@@ -191,10 +207,10 @@ def _judge_denial(task: Task, answer: Answer, now: int, pause: int, terms: Terms
     changes: dict[str, object] = {
         "denials": tally.count,
         "denied_at": tally.last_at,
-        **_count_question(task, now),
+        **_count_in_vain(task, now),
         **_ask_again(now, pause),
     }
-    if task.unconfirmed and task.state != State.EXPECTED:
+    if task.unconfirmed and task.state == State.WANTED:
         return Verdict(None, changes, doubted=True)
     if task.state == State.EXPECTED:
         if not _was_linked(task) and prove_unknown(tally, task.created_at):
@@ -218,6 +234,23 @@ def _count_question(task: Task, now: int) -> dict[str, object]:
     return {"questions": tally.count, "questioned_at": tally.last_at}
 
 
+def _count_in_vain(task: Task, now: int) -> dict[str, object]:
+    """Count a question that brought no link at all, once the deadline has passed.
+
+    It refuses the link that was given up, too: the provider names it no more, so nobody tries it,
+    and a third refusal would be waited for in vain.
+    """
+    counted = _count_question(task, now)
+    if counted and task.state == State.EXPECTED and task.link is not None:
+        counted |= _count_refusal(task, now)
+    return counted
+
+
+def _count_refusal(task: Task, now: int) -> dict[str, object]:
+    tally = Tally(task.refusal_proofs, task.refusal_proved_at).another(now, PROOF_APART_MS)
+    return {"refusal_proofs": tally.count, "refusal_proved_at": tally.last_at}
+
+
 def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck: float) -> Verdict:
     """Decide what a failed download step means; the claim ends with it."""
     said: dict[str, object] = {
@@ -227,13 +260,17 @@ def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck:
     }
     match failure:
         case Hindered():
-            return Verdict(None, {**said, "attempts": max(0, task.attempts - 1), "fetch_at": now})
-        case Refused() | Spoiled(reason=Reason.NOT_A_VIDEO):
+            # Only the claim of a wanted task was counted as an attempt.
+            attempts = max(0, task.attempts - (task.state == State.WANTED))
+            return Verdict(None, {**said, "attempts": attempts, "fetch_at": now})
+        case Refused() | Spoiled(reason=Reason.NOT_A_VIDEO, sha256=None):
+            # No SHA-256: its first bytes were enough to see that the link leads to no film.
             if isinstance(failure, Spoiled):
                 said |= _NOTHING_ON_DISK
             return _judge_refused_link(task, said, now, terms, luck)
         case Spoiled():
-            return _judge_spoiled(task, failure, {**said, **_NOTHING_ON_DISK}, now, terms)
+            said |= _NOTHING_ON_DISK
+            return _judge_spoiled(task, failure, said, now, terms, luck)
         case _:
             wish = failure.retry_after if isinstance(failure, Trouble) else None
             pause = pause_download(
@@ -249,17 +286,20 @@ def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck:
 _NOTHING_ON_DISK: Mapping[str, object] = {"spans": "", "size_bytes": None, "validator": None}
 
 
+# A person's wish, too, is tried before the task can be lost again.
+_UNPROVED: Mapping[str, object] = {
+    "refusal_proofs": 0,
+    "refusal_proved_at": None,
+    "questions": 0,
+    "questioned_at": None,
+}
+
+
 def _judge_refused_link(
     task: Task, said: dict[str, object], now: int, terms: Terms, luck: float
 ) -> Verdict:
     refusals = task.refusals + 1
-    tally = Tally(task.refusal_proofs, task.refusal_proved_at).another(now, PROOF_APART_MS)
-    changes = {
-        **said,
-        "refusals": refusals,
-        "refusal_proofs": tally.count,
-        "refusal_proved_at": tally.last_at,
-    }
+    changes = {**said, "refusals": refusals, **_count_refusal(task, now)}
     if not terms.has_key:
         pause = _pause_refused(refusals, terms, luck)
         return Verdict(None, {**changes, "fetch_at": now + pause})
@@ -268,14 +308,20 @@ def _judge_refused_link(
 
 
 def _judge_spoiled(
-    task: Task, failure: Spoiled, said: dict[str, object], now: int, terms: Terms
+    task: Task, failure: Spoiled, said: dict[str, object], now: int, terms: Terms, luck: float
 ) -> Verdict:
     """The third time that the same bad bytes came, a new link or validator is waited for."""
     same = failure.sha256 is not None and failure.sha256 == task.spoiled_sha256
-    spoils = task.spoils + 1 if same else 1
-    changes = {**said, "spoils": spoils, "spoiled_sha256": failure.sha256}
+    spoils, failures = task.spoils + 1 if same else 1, task.failures + 1
+    changes = {
+        **said,
+        "spoils": spoils,
+        "spoiled_sha256": failure.sha256,
+        "failures": failures,
+    }
     if spoils < SPOILED_LIMIT:
-        return Verdict(None, {**changes, "fetch_at": now + terms.retry_first_ms})
+        pause = backoff(failures, terms.retry_first_ms, terms.retry_limit_ms, luck)
+        return Verdict(None, {**changes, "fetch_at": now + pause})
     changes |= {"fetch_at": now + SPOILED_PAUSE_MS}
     if terms.has_key:
         changes |= {"ask_at": now, "asked_since": now}
@@ -286,16 +332,16 @@ def judge_silence(task: Task, now: int) -> Verdict | None:
     """Nobody answered for `callback.trust_link_after`: try the link at hand.
 
     A link that the provider once told needs no mark; one that only a callback told gets it. None
-    when an answer or a download came in between.
+    when there is no link, or when the task has moved on meanwhile.
     """
-    if task.state != State.EXPECTED:
+    link = task.hint if task.link is None else task.link
+    if task.state != State.EXPECTED or link is None:
         return None
-    known = task.link is not None
     return Verdict(
         Cause.UNANSWERED,
         {
-            "link": task.link if known else task.hint,
-            "unconfirmed": task.unconfirmed if known else 1,
+            "link": link,
+            "unconfirmed": 1 if task.link is None else task.unconfirmed,
             "fetch_at": now,
             "unanswered_since": now,
         },
@@ -309,7 +355,8 @@ def judge_deadline(task: Task, now: int, *, has_key: bool) -> Verdict | None:
     lost = prove_lost(
         now,
         task.deadline_at,
-        link_known=task.link is not None,
+        # Without a key nobody tries a link again that was given up while there was one.
+        link_known=task.link is not None and (has_key or task.state == State.WANTED),
         has_key=has_key,
         refusals=task.refusal_proofs,
         questions=task.questions,
@@ -328,7 +375,7 @@ def judge_retry(task: Task, now: int, terms: Terms) -> Verdict | None:
         return None
     if task.state in _IN_PLACE:
         return Verdict(None, {"fetch_at": task.fetch_at and now})
-    again: dict[str, object] = {"refusals": 0, "failures": 0, "denials": 0}
+    again: dict[str, object] = {"refusals": 0, "failures": 0, "denials": 0, **_UNPROVED}
     if terms.has_key:
         again |= {"ask_at": now, "asked_since": now, "ask_pause_ms": 0}
     if task.state == State.WANTED:

@@ -97,6 +97,7 @@ class SimulatorOptions:
     Without `api_key` any key is accepted, but there has to be one. A callback that is not answered
     with 200 in `callback_timeout_seconds` is sent again after each of `callback_retry_delays`
     (seconds), then never. The retry times are kie.ai's, the only ones that were ever published.
+    `bytes_per_second` is the pace of each download, None as fast as it goes.
 
     Raises:
         ValueError: `hmac_key` with a provider that does not sign, or an impossible file size.
@@ -110,6 +111,7 @@ class SimulatorOptions:
     callback_timeout_seconds: float = 15.0
     callback_retry_delays: tuple[float, ...] = (60.0, 300.0, 900.0)
     file_size_bytes: int = 5 << 20
+    bytes_per_second: int | None = None
     clip: Clip = "faststart"
     retention_seconds: float = 14 * 86_400.0
 

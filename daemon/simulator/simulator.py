@@ -284,6 +284,8 @@ class Simulator:
         answer = answer_file(request.method, request.headers, task.film, task.completes_at, fault)
         if request.method == hdrs.METH_GET and shows(fault, answer):
             task.show_file_fault()
+        if fault.bytes_per_second is None:
+            fault = msgspec.structs.replace(fault, bytes_per_second=self.options.bytes_per_second)
         return await send_file(request, answer, fault)
 
     async def _send_forged_film(self, request: web.Request) -> web.StreamResponse:
