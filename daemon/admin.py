@@ -93,7 +93,7 @@ class Office:
     async def readyz(self, _: web.Request) -> web.Response:
         """Return 200, or 503 while the store cannot be written or we are stopping."""
         if self.stopping or not await self.store.writable():
-            return answer({"status": "unavailable"}, 503)
+            return _problem(503, "unavailable", "not ready")
         return answer({"status": "ok"})
 
     async def status(self, _: web.Request) -> web.Response:
