@@ -71,7 +71,7 @@ class Act:
 ACTS: Final = (
     Act("demo-good", "good callback", "callback, download, verified"),
     Act("sim-lost-callback", "lost callback", "no callback ever came: the provider was asked"),
-    Act("sim-duplicate-callback", "duplicate callback", "the same callback again and again, one download"),
+    Act("sim-duplicate-callback", "duplicate callback", "sent again and again, downloaded once"),
     Act("sim-broken-download", "broken download", "cut after 1 MB, resumed, not fetched twice"),
 )
 

@@ -89,7 +89,7 @@ REFUSED_IN_DISGUISE = [
     "::ffff:80.90.100.110",
     "2a0a:1:2::7",
 ]
-NO_ADDRESSES = ["", "localhost", "127.1", "010.1.1.1", "0x7f000001", "fe80::1%eth0", "[::1]"]
+NO_ADDRESSES = ["", "localhost", "127.1", "010.1.1.1", "0x7f000001", "2a00::1%eth0", "[::1]"]
 
 PUBLIC = "https://media.video-host.com/a.mp4"
 GOOD_LINKS = [
@@ -298,6 +298,7 @@ def test_a_redirect_is_resolved_against_where_it_came_from(location: str, text: 
         "javascript:1",
         "\\\\other.com\\x",
         "/a\tb",
+        "a\tb",
         "https://other .com/",
         "https://[::1/",
     ],

@@ -48,8 +48,9 @@ TKHD = box("tkhd", u32(0, 0, 0, 1, 0, 2000), bytes(52), u16(WIDE, 0, TALL, 0))
 MDHD = box("mdhd", u32(0, 0, 0, 100, 200, 0))
 AVC1 = box("avc1", bytes(24), u16(WIDE, TALL), bytes(50))
 STTS = box("stts", u32(0, 1, 4, 50))
-NO_SAMPLES = (box("stts", u32(0, 0)) + box("stsz", u32(0, 0, 0)) + box("stsc", u32(0, 0))) + box(
-    "stco", u32(0, 0)
+NO_SAMPLES = b"".join(
+    box(kind, u32(*[0] * fields))
+    for kind, fields in (("stts", 2), ("stsz", 3), ("stsc", 2), ("stco", 2))
 )
 
 
@@ -68,14 +69,14 @@ def mp4a(sample_rate: int) -> bytes:
     return box("mp4a", bytes(8), bytes(16), u16(sample_rate, 0))
 
 
-def tables(
-    *,
-    stsz: bytes = box("stsz", u32(0, 10, 4)),
-    stsc: bytes = box("stsc", u32(0, 1, 1, 4, 1)),
-    stco: bytes = box("stco", u32(0, 1, DATA)),
-) -> bytes:
-    """Build the sample tables: by default one chunk of 4 samples of 10 bytes."""
-    return STTS + stsz + stsc + stco
+def tables(start: int = DATA) -> bytes:
+    """Build the sample tables: one chunk of 4 samples of 10 bytes, half a second each."""
+    return (
+        STTS
+        + box("stsz", u32(0, 10, 4))
+        + box("stsc", u32(0, 1, 1, 4, 1))
+        + box("stco", u32(0, 1, start))
+    )
 
 
 def trak(
@@ -100,11 +101,6 @@ VIDEO = trak(tables())
 MOOV = box("moov", MVHD, VIDEO)
 MDAT = box("mdat", bytes(40))
 FILM = FTYP + MDAT + MOOV
-
-
-def with_tables(**changed: bytes) -> bytes:
-    """Build a film of 40 bytes of samples whose tables differ from the default."""
-    return FTYP + MDAT + box("moov", MVHD, trak(tables(**changed)))
 
 
 def judge(data: bytes) -> Film:
@@ -179,7 +175,7 @@ def test_both_halves_are_there(missing: str) -> None:
 
 def test_sizes_of_64_bits() -> None:
     """A box may state its size in 64 bits, and its body begins behind them."""
-    moved = box("moov", MVHD, trak(tables(stco=box("stco", u32(0, 1, DATA + 8)))))
+    moved = box("moov", MVHD, trak(tables(DATA + 8)))
     assert judge(FTYP + large_box("mdat", bytes(40)) + moved).duration_seconds == 2.0
     reason, _ = refusal(FTYP + large_box("mdat", bytes(40)) + MOOV)
     assert reason is Reason.DAMAGED
@@ -188,7 +184,11 @@ def test_sizes_of_64_bits() -> None:
 @pytest.mark.parametrize("left", [1, 7, 15])
 def test_half_a_header_is_no_box(left: int) -> None:
     """Bytes too few for a header are damage behind a film, and a cut in front of its end."""
-    assert refusal(FILM + large_box("free")[:left])[0] is Reason.DAMAGED
+    reason, message = refusal(FILM + large_box("free")[:left])
+    assert (reason, message) == (
+        Reason.DAMAGED,
+        f"the {left} bytes after the last box are no box",
+    )
     assert refusal(FTYP + MDAT + large_box("moov")[:left])[0] is Reason.TRUNCATED
 
 
@@ -241,34 +241,15 @@ def test_the_work_is_bounded_by_the_moov_box(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "missing"),
-    [
-        (MVHD, "mvhd"),
-        (TKHD, "tkhd"),
-        (MDHD, "mdhd"),
-        (hdlr("vide"), "hdlr"),
-        (stsd(AVC1), "stsd"),
-        (STTS, "stts"),
-        (box("stsz", u32(0, 10, 4)), "stsz"),
-        (box("stsc", u32(0, 1, 1, 4, 1)), "stsc"),
-        (box("stco", u32(0, 1, DATA)), "stco"),
-    ],
+    "missing",
+    ["mvhd", "tkhd", "mdia", "mdhd", "hdlr", "minf"]
+    + ["stbl", "stsd", "stts", "stsz", "stsc", "stco"],
 )
-def test_no_table_is_missing(part: bytes, missing: str) -> None:
+def test_no_part_is_missing(missing: str) -> None:
     """A film without one of the boxes that describe it is damaged, by name."""
-    renamed = part.replace(missing.encode(), b"free", 1)
-    assert renamed != part
-    reason, message = refusal(FILM.replace(part, renamed))
+    reason, message = refusal(FILM.replace(missing.encode(), b"free", 1))
     assert reason is Reason.DAMAGED
     assert missing in message
-
-
-@pytest.mark.parametrize("container", ["mdia", "minf", "stbl"])
-def test_no_container_is_missing(container: str) -> None:
-    """A track without one of its containers is damaged, by name."""
-    reason, message = refusal(FILM.replace(container.encode(), b"free"))
-    assert reason is Reason.DAMAGED
-    assert container in message
 
 
 @pytest.mark.parametrize("part", [MVHD, TKHD, MDHD, hdlr("vide"), STTS])
@@ -291,8 +272,13 @@ def test_headers_of_version_1() -> None:
     mvhd = box("mvhd", u32(1 << 24), u64(0, 0), u32(1000), u64(2000), bytes(80))
     tkhd = box("tkhd", u32(1 << 24), u64(0, 0), u32(1, 0), u64(0), bytes(52), u16(WIDE, 0, TALL, 0))
     mdhd = box("mdhd", u32(1 << 24), u64(0, 0), u32(100), u64(200), u32(0))
-    moov = box("moov", mvhd, trak(tables(), tkhd=tkhd, mdhd=mdhd))
-    assert judge(FTYP + MDAT + moov) == judge(FILM)
+    video = trak(tables(), tkhd=tkhd, mdhd=mdhd, description=stsd(box("avc1", bytes(78))))
+    assert judge(FTYP + MDAT + box("moov", mvhd, video)) == judge(FILM)
+    # The track id, too: here a fragment of 2 samples without bytes is a third of the duration.
+    trex = box("trex", u32(0, 1, 1, 50, 0, 0))
+    moof = box("moof", box("traf", box("tfhd", u32(0, 1)), box("trun", u32(0, 2))))
+    moov = box("moov", mvhd, video, box("mvex", box("mehd", u32(0, 3000)), trex))
+    assert judge(FTYP + MDAT + moov + moof).duration_seconds == 3.0
 
 
 @pytest.mark.parametrize(
@@ -319,11 +305,9 @@ def test_dimensions_come_from_the_track_or_the_codec() -> None:
     """The track header has the first word, the sample entry the second."""
     bare = box("tkhd", u32(0, 0, 0, 1, 0, 2000), bytes(60))
     shown = bare[:-8] + u16(640, 0, 360, 0)
-    assert (judge(FILM.replace(TKHD, shown)).width, judge(FILM.replace(TKHD, shown)).height) == (
-        640,
-        360,
-    )
-    assert judge(FILM.replace(TKHD, bare)) == judge(FILM)
+    assert judge(FILM.replace(TKHD, shown)) == replace(judge(FILM), width=640, height=360)
+    for unknown in (bare, bare[:-8] + u16(640, 0, 0, 0), bare[:-8] + u16(0, 0, 360, 0)):
+        assert judge(FILM.replace(TKHD, unknown)) == judge(FILM)
     nameless = FILM.replace(TKHD, bare).replace(AVC1, box("avc1", bytes(78)))
     assert (judge(nameless).width, judge(nameless).height) == (None, None)
 
@@ -354,7 +338,7 @@ def test_other_tracks_are_let_be() -> None:
 def open_ended(data_bytes: int) -> bytes:
     """Build a film of 40 bytes of samples whose last box, the mdat, reaches to the end."""
     start = len(FTYP + MOOV) + 8
-    moov = box("moov", MVHD, trak(tables(stco=box("stco", u32(0, 1, start)))))
+    moov = box("moov", MVHD, trak(tables(start)))
     return FTYP + moov + box("mdat", bytes(data_bytes), size=0)
 
 

@@ -148,6 +148,11 @@ def test_a_duration_may_be_rounded_up(timescale: int, longest: int, too_long: in
     assert refusal(stating(box(b"mehd", numbers(0, too_long)), movie))[0] is Reason.TRUNCATED
 
 
+def test_a_duration_may_be_exceeded() -> None:
+    """Fragments that last longer than was stated are all there."""
+    assert judge(stating(box(b"mehd", numbers(0, 1)))).duration_seconds == 0.001
+
+
 @pytest.mark.parametrize("duration", [0, 2**32 - 1])
 def test_an_unknown_duration_proves_nothing(duration: int) -> None:
     """A duration of 0 is none, and one of all ones is never filled."""

@@ -178,6 +178,7 @@ def test_every_sample_lies_in_a_chunk(sizes: bytes) -> None:
     """Samples that no chunk holds could be anywhere: that is damage."""
     reason, message = refused(50, sizes, stsc((1, 4)), stco(DATA))
     assert (reason, message) == (Reason.DAMAGED, "only 4 of 5 samples lie in a chunk")
+    assert refused(50, sizes, stsc(), stco())[1] == "only 0 of 5 samples lie in a chunk"
 
 
 @pytest.mark.parametrize(
@@ -230,9 +231,9 @@ def test_tables_hold_what_they_count(table: bytes) -> None:
 
 def test_durations_are_summed() -> None:
     """The time of the samples is their number times what each lasts, run by run."""
-    content = box("stbl", box("stts", u32(0, 2, 3, 10, 1, 7)))
+    content = box("stbl", box("stts", u32(0, 3, 3, 10, 1, 7, 2, 1)))
     reader = BoxReader(io.BytesIO(content), len(content))
-    assert table_duration(reader, reader.children(reader.top_level()[0])) == 37
+    assert table_duration(reader, reader.children(reader.top_level()[0])) == 39
 
 
 # Fragments
@@ -320,6 +321,9 @@ def test_a_base_may_be_stated() -> None:
             traf(tfhd(0x020001, struct.pack(">Q", MOOF + at + 7)), trun(0x1, 2, 2**32 - 7))
         ],
     ) == {1: 6}
+    assert claim_moof(
+        20, lambda at: [traf(tfhd(0x9, struct.pack(">QI", MOOF + at, 100)), trun(0, 2))]
+    ) == {1: 200}
 
 
 @pytest.mark.parametrize(

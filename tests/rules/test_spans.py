@@ -134,4 +134,4 @@ def test_no_value_breaks_the_rule(ranges: tuple[tuple[int, int], ...]) -> None:
 def test_adding_nonsense_is_refused(start: int, end: int) -> None:
     """A range that runs backwards or begins before the file is a mistake of the caller."""
     with pytest.raises(ValueError, match="is no range"):
-        Spans().add(start, end)
+        Spans().add(0, 10).add(start, end)
