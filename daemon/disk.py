@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +62,9 @@ async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         while not running.done():
-            await asyncio.wait({running})
+            # Cancelled again: an impatient caller waits too, for the write cannot be recalled.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({running})
         if not running.cancelled():
             # Looked at, so that nobody calls it unretrieved; the cancellation is the news.
             running.exception()

@@ -18,6 +18,7 @@ from daemon.store import Store
 
 AT_ONCE = 8
 """Questions on their way at the same time: at 100 a second and 80 ms each, eight keep the pace."""
+LONGEST_WAIT_MS = 30_000
 CREDITS_EVERY_SECONDS = 6 * 3600.0
 
 _log = structlog.get_logger()
@@ -69,9 +70,9 @@ class Poller:
             if await self._pick() is not None:
                 return
             due_at, _ = await self._store.next_due()
-            # A question that is due but on its way rings when its answer is settled.
-            wait_ms = 30_000 if due_at is None else max(1_000, due_at - self._now())
-            await sleep_until(heard, wait_ms / 1000)
+            # What is due already is on its way, and rings when its answer is settled.
+            wait_ms = due_at - self._now() if due_at is not None else LONGEST_WAIT_MS
+            await sleep_until(heard, (wait_ms if wait_ms > 0 else LONGEST_WAIT_MS) / 1000)
 
     async def _take(self) -> Task | None:
         self._freshest = not self._freshest

@@ -250,9 +250,10 @@ async def test_an_address_in_a_link_meets_the_socket_guard() -> None:
 
 
 OWN_ADDRESS = """
-import asyncio, fcntl, socket, struct
+import asyncio, fcntl, runpy, socket, struct, sys
 from daemon.rules.address import AddressPolicy, AddressRefused
-from tests.stations.test_address_guard import Names, diverted, fetch
+
+here = runpy.run_path(sys.argv[1])
 
 address = struct.pack("16sHH4s8x", b"lo", socket.AF_INET, 0, socket.inet_aton("8.8.4.4"))
 up = struct.pack("16sh", b"lo", 1)
@@ -263,10 +264,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
 async def main():
     dialled = []
     policy = AddressPolicy(allow_http=True, literals=True)
-    names = Names("a.com", "9.9.9.9", "8.8.4.4")
+    names = here["Names"]("a.com", "9.9.9.9", "8.8.4.4")
     for link in ("http://8.8.4.4/", "http://[::ffff:8.8.4.4]/", "http://a.com/"):
         try:
-            await fetch(link, policy, names, open_socket=diverted(dialled, 1))
+            await here["fetch"](link, policy, names, open_socket=here["diverted"](dialled, 1))
         except AddressRefused as refusal:
             print(refusal)
     print(dialled)
@@ -282,7 +283,10 @@ def test_an_address_of_this_machine_is_refused_though_it_is_public() -> None:
     if unshare is None or subprocess.run([*alone, "true"], check=False).returncode:  # noqa: S603 - fixed words
         pytest.skip("this machine gives no network namespace")
     told = subprocess.run(  # noqa: S603 - fixed words
-        [*alone, sys.executable, "-c", OWN_ADDRESS], check=True, capture_output=True, text=True
+        [*alone, sys.executable, "-c", OWN_ADDRESS, __file__],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert told.stdout.splitlines() == [
         "8.8.4.4 is our own address",
