@@ -21,6 +21,7 @@ from daemon.config.sections import Config
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.gates import Gates, Shut
+from daemon.logs import hide
 from daemon.outbound import Session, api_session, file_session
 from daemon.patience import wait_no_longer
 from daemon.poller import Poller, watch_credits
@@ -210,7 +211,11 @@ def _open_files(config: Config, policy: AddressPolicy) -> Session:
 
 def _tokens(config: Config) -> tuple[str, ...]:
     configured = tuple(token.reveal() for token in config.callback.tokens)
-    return configured or (make_token(config.state_dir),)
+    if configured:
+        return configured
+    token = make_token(config.state_dir)
+    hide([token])
+    return (token,)
 
 
 def _log_move(move: Move) -> None:

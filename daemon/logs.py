@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 _FIRST = ("timestamp", "level", "event")
+_secrets: tuple[str, ...] = ()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Mask these values as well from now on: a token may be made after the log was set up."""
+    global _secrets  # noqa: PLW0603 - structlog's own configuration is one for the process too
+    _secrets = order_secrets([*_secrets, *secrets])
 
 
 def set_up_logs(
     *, level: str, form: str, secrets: Iterable[str], stream: TextIO = sys.stdout
 ) -> None:
     """Send all logs to `stream`, as `json`, as `console`, or (`auto`) as the stream suggests."""
-    known = order_secrets(secrets)
-
-    def hide(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
-        return {str(key): redact(value, known) for key, value in event.items()}
-
+    hide(secrets)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -38,7 +41,7 @@ def set_up_logs(
     ending: list[Processor] = (
         [
             structlog.processors.format_exc_info,
-            hide,
+            _mask,
             _escape,
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
@@ -48,7 +51,7 @@ def set_up_logs(
         # Without locals: a token in a local variable would be printed with the traceback.
         else [
             structlog.processors.format_exc_info,
-            hide,
+            _mask,
             _order,
             structlog.processors.JSONRenderer(default=str),
         ]
@@ -71,6 +74,10 @@ def set_up_logs(
     root.handlers[:] = [foreign]
     root.setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
+
+
+def _mask(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+    return {key: redact(value, _secrets) for key, value in event.items()}
 
 
 def _order(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":

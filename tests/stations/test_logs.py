@@ -1,0 +1,96 @@
+"""The log: its form, and that no secret passes, whoever writes."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from daemon.logs import hide, set_up_logs
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """A log that ends up in memory."""
+    yield io.StringIO()
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
+    logging.captureWarnings(capture=False)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    """Return what was logged."""
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_one_json_object_with_the_three_first(stream: io.StringIO) -> None:
+    """Time, level and event come first, then the context."""
+    set_up_logs(level="info", form="json", secrets=[], stream=stream)
+    with structlog.contextvars.bound_contextvars(task_id="t1"):
+        structlog.get_logger().info("task.moved", to="done")
+    structlog.get_logger().debug("poll.asked")
+    (line,) = lines(stream)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert line["timestamp"].endswith("Z")
+    assert {key: line[key] for key in ("level", "event", "task_id", "to")} == {
+        "level": "info",
+        "event": "task.moved",
+        "task_id": "t1",
+        "to": "done",
+    }
+
+
+def test_secrets_and_signed_queries_are_masked_everywhere(stream: io.StringIO) -> None:
+    """In texts, lists, mappings, tracebacks and in what a library writes; also later secrets."""
+    set_up_logs(level="info", form="json", secrets=["the-api-key"], stream=stream)
+    hide(["the-late-token"])
+    log = structlog.get_logger()
+    log.info("x", message="key the-api-key", many=["the-late-token"], deep={"k": b"the-api-key"})
+    log.info("x", link="https://host.example/v.mp4?Signature=abc&Expires=1")
+    try:
+        int("the-api-key")
+    except ValueError:
+        log.exception("x")
+    logging.getLogger("aiohttp.server").error("POST /video-callback/the-late-token HTTP/9")
+    text = stream.getvalue()
+    assert len(lines(stream)) == 4
+    assert "the-api-key" not in text
+    assert "the-late-token" not in text
+    assert "Signature" not in text
+    assert text.count("***") >= 5
+    assert lines(stream)[-1]["event"] == "library.message"
+    assert lines(stream)[-1]["logger"] == "aiohttp.server"
+
+
+def test_a_traceback_shows_no_local_variables(stream: io.StringIO) -> None:
+    """A secret in a local variable is not printed with the traceback."""
+    set_up_logs(level="info", form="json", secrets=[], stream=stream)
+    local_value = "only-in-a-local"
+    try:
+        [][len(local_value)]
+    except IndexError:
+        structlog.get_logger().exception("x")
+    assert "Traceback" in lines(stream)[0]["exception"]
+    assert "'only-in-a-local'" not in stream.getvalue()
+
+
+def test_a_terminal_gets_text_without_control_characters(stream: io.StringIO) -> None:
+    """What a stranger sends cannot colour the terminal or turn its lines around."""
+    set_up_logs(level="info", form="console", secrets=["the-api-key"], stream=stream)
+    structlog.get_logger().info("callback.received", message="\x1b[31mred\u202e the-api-key")
+    text = stream.getvalue()
+    assert "callback.received" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "the-api-key" not in text
+
+
+def test_auto_is_json_where_there_is_no_terminal(stream: io.StringIO) -> None:
+    """A pipe, the journal and a file get JSON."""
+    set_up_logs(level="warning", form="auto", secrets=[], stream=stream)
+    structlog.get_logger().info("too.quiet")
+    structlog.get_logger().warning("loud.enough")
+    assert [line["event"] for line in lines(stream)] == ["loud.enough"]
