@@ -18,6 +18,7 @@ from aiohttp import web
 from daemon.config.sections import Callback
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
+from daemon.rules.redaction import escape_control
 from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import judge_callback
 from daemon.store import Store, StoreFailed
@@ -144,6 +145,10 @@ async def _receive(request: web.Request, receiver: Receiver, client: str) -> int
     except TimeoutError:
         log.warning("callback.rejected", status=408, why=f"body slower than {BODY_SECONDS:g} s")
         return 408
+    except ConnectionError:
+        # Nobody is there to read the answer; without this aiohttp would call it our error.
+        log.warning("callback.rejected", status=400, why="the sender hung up in mid-body")
+        return 400
     try:
         async with asyncio.timeout(COMMIT_SECONDS):
             return await _commit(request, receiver, body, client)
@@ -168,7 +173,8 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
             body,
             why=unreadable or "",
             remote=client,
-            content_type=request.headers.get("Content-Type", "")[:200],
+            # aiohttp lets any bytes through as surrogates, which no database can hold.
+            content_type=escape_control(request.headers.get("Content-Type", "")[:200]),
             now=now,
         )
         _log.warning(

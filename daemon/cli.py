@@ -7,6 +7,7 @@ only; every error says what to do. Exit codes: 0 done, 1 unexpected or work open
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -20,10 +21,10 @@ from daemon.client import Client, DaemonRefused, NoDaemon, find_socket
 from daemon.config import ConfigError, Loaded, environment, find, load, show
 from daemon.config.endpoints import format_endpoint
 
-UNEXPECTED, CONFIGURATION, FAILED, TRANSIENT, INTERRUPTED = 1, 3, 5, 6, 8
+UNEXPECTED, USAGE, CONFIGURATION, FAILED, TRANSIENT, INTERRUPTED = 1, 2, 3, 5, 6, 8
 IDS_AT_ONCE = 1_000
 UNSAFE = ("expected", "wanted", "verified", "lost", "failed")
-NOT_FOUND = 404
+NOT_FOUND, UNPROCESSABLE = 404, 422
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
@@ -44,7 +45,21 @@ class Invocation:
         return Client(find_socket(self.load(), self.environ))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Verbs(click.Group):
+    """All verbs; a reader of our output that has seen enough, such as head, is no error."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # type: ignore[explicit-override]  # likewise 3.12
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            if ctx.invoked_subcommand == "serve":
+                raise
+            # What is still buffered would be written, and fail once more, at the very end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c",
     "--config",
@@ -129,7 +144,8 @@ def track(invocation: Invocation, ids: tuple[str, ...], label: str | None, *, as
 
 
 def _read_pairs(label: str | None) -> Iterator[tuple[str, str | None]]:
-    for line in sys.stdin:
+    # Bytes that are no text become an id that is refused, and the other lines still count.
+    for line in click.get_text_stream("stdin", errors="backslashreplace"):
         task_id, tab, own = line.rstrip("\r\n").partition("\t")
         if task_id.strip():
             yield task_id.strip(), own if tab and own else label
@@ -235,11 +251,16 @@ def retry(invocation: Invocation, ids: tuple[str, ...], *, failed: bool, as_json
 @click.pass_obj
 def callback_url(invocation: Invocation) -> int:
     """Print the URL to give the provider as callBackUrl."""
-    from daemon.token import read_token  # noqa: PLC0415 - it knows the store
+    from daemon.database import StoreRefused  # noqa: PLC0415 - the other verbs start faster without
+    from daemon.token import read_token  # noqa: PLC0415 - likewise
 
     config = invocation.load().config
     tokens = [token.reveal() for token in config.callback.tokens]
-    token = tokens[0] if tokens else read_token(config.state_dir)
+    try:
+        token = tokens[0] if tokens else read_token(config.state_dir)
+    except StoreRefused as refusal:
+        click.echo(str(refusal), err=True)
+        return CONFIGURATION
     if token is None:
         click.echo(
             f"no token in {config.state_dir} yet: start the daemon once (suno-videod serve), "
@@ -320,9 +341,5 @@ def _run() -> int:
         return TRANSIENT
     except DaemonRefused as error:
         click.echo(str(error), err=True)
-        return FAILED if error.status == NOT_FOUND else UNEXPECTED
-    except BrokenPipeError:
-        # The reader of our pipe, such as head, has seen enough.
-        sys.stdout = None
-        return 0
+        return {NOT_FOUND: FAILED, UNPROCESSABLE: USAGE}.get(error.status, UNEXPECTED)
     return code if isinstance(code, int) else 0

@@ -111,11 +111,15 @@ class Client:
             raise NoDaemon(f"nothing answers on {self.path}: {_say(error)}") from error
         finally:
             connection.close()
-        found = json.loads(text)
-        if status >= 400:  # noqa: PLR2004 - the error classes
+        try:
+            found = json.loads(text)
+            if status < 400:  # noqa: PLR2004 - the error classes
+                return status, found
             problem = found["error"]
-            raise DaemonRefused(status, problem["code"], problem["message"])
-        return status, found
+            refused = DaemonRefused(status, problem["code"], problem["message"])
+        except (ValueError, LookupError, TypeError):
+            raise NoDaemon(f"what answers on {self.path} is not suno-videod") from None
+        raise refused
 
 
 def _say(error: Exception) -> str:

@@ -45,8 +45,11 @@ async def open_database(state_dir: Path) -> AsyncIterator[aiosqlite.Connection]:
     lock = _lock(state_dir)
     try:
         path = state_dir / "ledger.sqlite3"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        sync_directory(state_dir)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            sync_directory(state_dir)
+        except OSError as error:
+            raise StoreRefused(f"the database cannot be written: {error}") from error
         async with aiosqlite.connect(path, isolation_level=None) as connection:
             try:
                 await _prepare(connection, path)
@@ -93,6 +96,8 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
     """
     for name, value in _PRAGMAS.items():
         await connection.execute_fetchall(f"PRAGMA {name} = {value}")
+    # Before the journal is switched: a newer file is left as it is.
+    seen = await _count_steps(connection, path)
     mode = await _read(connection, "PRAGMA journal_mode = WAL")
     if mode != "wal":
         raise StoreRefused(f"{path} cannot use a write-ahead log here: use a local disk")
@@ -100,7 +105,7 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
     level = await _read(connection, "PRAGMA synchronous")
     if level != _FULL:
         raise StoreRefused(f"{path}: synchronous is {level}, FULL was asked for")
-    await _migrate(connection, path)
+    await _migrate(connection, seen)
     await connection.execute_fetchall(
         "CREATE TEMP TABLE transition (cause TEXT, before TEXT, after TEXT, "
         "PRIMARY KEY (cause, before)) WITHOUT ROWID"
@@ -116,13 +121,17 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
     )
 
 
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+async def _count_steps(connection: aiosqlite.Connection, path: Path) -> int:
     seen = int(await _read(connection, "PRAGMA user_version"))
     if seen > len(MIGRATIONS):
         raise StoreRefused(
             f"{path} was written by a newer suno-videod (schema {seen}, this one knows "
             f"{len(MIGRATIONS)}): install the newer version again, or move the file away"
         )
+    return seen
+
+
+async def _migrate(connection: aiosqlite.Connection, seen: int) -> None:
     for number, statements in enumerate(MIGRATIONS[seen:], seen + 1):
         await connection.execute("BEGIN IMMEDIATE")
         try:

@@ -22,37 +22,27 @@ from daemon.rules.filename import name_beside
 from daemon.rules.mp4 import Film, inspect
 
 PARTIAL_FOLDER = ".partial"
-_OURS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EIO,
-        errno.EROFS,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EFBIG,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.ELOOP,
-    }
-)
+_NOT_THE_DISK = frozenset({errno.EEXIST, errno.EBADF})
+"""A name that is taken is an answer, a descriptor that is not open is a bug."""
+_WITHOUT_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How file systems say that they have no hard links: exFAT, some network and FUSE ones."""
 
 T = TypeVar("T")
 
 
 @contextmanager
 def own_disk() -> Iterator[None]:
-    """Turn errors of our own disk into `Hindered`; stands around disk calls alone."""
+    """Turn errors of our own disk into `Hindered`; stands around disk calls alone.
+
+    Whatever a disk says: a dead mount says ENOTCONN or ESTALE, and callbacks are still taken.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _OURS:
-            where = f" ({error.filename})" if error.filename else ""
-            raise Hindered(Reason.DISK, f"{error.strerror}{where}") from error
-        raise
+        if error.errno in _NOT_THE_DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise Hindered(Reason.DISK, f"{error.strerror or error}{where}") from error
 
 
 async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
@@ -113,7 +103,7 @@ class Disk:
                 path.mkdir(parents=True)
             except FileExistsError:
                 continue
-            path.chmod(mode)
+            _set_mode(path, mode)
             sync_directory(path.parent)
 
     def partial(self, name: str) -> Path:
@@ -142,9 +132,9 @@ class Disk:
 
     def _choose_path(self, name: str, sha256: str) -> Path:
         path = self.directory / name
-        if not os.path.lexists(path) or _holds(path, sha256):
-            return path
-        return self.directory / name_beside(name, sha256)
+        while os.path.lexists(path) and not _holds(path, sha256):
+            path = self.directory / name_beside(path.name, sha256)
+        return path
 
     async def publish(self, part: Path, path: Path, sha256: str) -> bool:
         """Give a verified partial file its final name, durably and without clobbering.
@@ -158,14 +148,15 @@ class Disk:
 
     def _publish(self, part: Path, path: Path, sha256: str) -> bool:
         if _holds(part, sha256):
-            part.chmod(self._file_mode, follow_symlinks=True)
+            _set_mode(part, self._file_mode)
             try:
                 os.link(part, path, follow_symlinks=False)
             except FileExistsError:
                 if not _holds(path, sha256):
                     raise
-            except PermissionError:
-                # A file system without hard links, such as exFAT.
+            except OSError as error:
+                if error.errno not in _WITHOUT_LINKS:
+                    raise
                 if os.path.lexists(path) and not _holds(path, sha256):
                     raise FileExistsError(errno.EEXIST, "taken", str(path)) from None
                 part.rename(path)
@@ -206,17 +197,29 @@ def sync_or_remove(sync: Callable[[int], None], descriptor: int, path: Path) -> 
         raise
 
 
+def _set_mode(path: Path, mode: int) -> None:
+    # Where modes cannot be set, as on exFAT, whoever mounted it has set them.
+    with suppress(PermissionError):
+        path.chmod(mode)
+
+
 def _holds(path: Path, sha256: str) -> bool:
+    """Say whether a plain file with this content is there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, OSError) as error:
-        if error.errno in {errno.ENOENT, errno.ELOOP}:
+    except OSError as error:
+        # A link, a socket, or a file that somebody else keeps to himself: none is ours.
+        foreign = error.errno == errno.EACCES and os.path.lexists(path)
+        if foreign or error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
             return False
         raise
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return False
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

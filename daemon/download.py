@@ -23,7 +23,7 @@ from daemon.outbound import Session, get_file, read_chunk
 from daemon.partial import Partial, open_partial
 from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Hindered, Reason, Spoiled, StepFailed, Trouble
-from daemon.rules.filename import name_partial, name_video
+from daemon.rules.filename import name_beside, name_partial, name_video
 from daemon.rules.lifecycle import Cause
 from daemon.rules.mp4 import begins_as_film
 from daemon.rules.space import ASSUMED_VIDEO_BYTES, RECHECK_BYTES, missing_room
@@ -31,6 +31,7 @@ from daemon.rules.spans import Spans
 from daemon.rules.task import Task
 from daemon.rules.transfer import (
     OVERLAP_BYTES,
+    TOO_LARGE_PAUSE_SECONDS,
     Changed,
     Offer,
     Request,
@@ -38,7 +39,7 @@ from daemon.rules.transfer import (
     read_head,
 )
 from daemon.rules.verdict import Verdict
-from daemon.store import Store
+from daemon.store import PathTaken, Store
 
 BLOCK_BYTES: Final = 1 << 20
 """One write. Each is a thread hop of 50 to 100 us: at 8 KiB a core is busy with hopping alone."""
@@ -95,7 +96,6 @@ class Downloader:
             await self._fill(task, part)
             size_bytes = part.end
         sha256, film = await self._disk.examine(path, size_bytes)
-        final = await self._disk.choose_path(self._name(task), sha256)
         _log.info(
             "download.finished",
             bytes=size_bytes,
@@ -103,12 +103,11 @@ class Downloader:
             connections=1,
             resumed_bytes=resumed_bytes,
         )
-        return await self._move(
+        return await self._name_and_move(
             task,
             Cause.FETCHED,
             size_bytes=size_bytes,
             sha256=sha256,
-            path=str(final),
             spans=f"0-{size_bytes}",
             duration_seconds=film.duration_seconds,
             width=film.width,
@@ -128,9 +127,9 @@ class Downloader:
         try:
             held = await self._disk.publish(part, path, task.sha256)
         except FileExistsError:
-            other = await self._disk.choose_path(self._name(task), task.sha256)
-            _log.warning("task.renamed", path=str(other), taken=str(path))
-            return await self._move(task, None, path=str(other))
+            named = await self._name_and_move(task, None, sha256=task.sha256)
+            _log.warning("task.renamed", path=named.path, taken=str(path))
+            return named
         if not held:
             _log.warning("task.vanished", path=str(path))
             return await self._move(task, Cause.VANISHED, spans="", size_bytes=None, validator=None)
@@ -146,6 +145,18 @@ class Downloader:
     def _name(self, task: Task) -> str:
         day = datetime.fromtimestamp(task.created_at / 1000, UTC).date().isoformat()
         return name_video(self._section.file_name, task_id=task.task_id, label=task.label, date=day)
+
+    async def _name_and_move(
+        self, task: Task, cause: Cause | None, *, sha256: str, **changes: object
+    ) -> Task:
+        """Move the task with a final name that neither another file nor another task has."""
+        name = self._name(task)
+        while True:
+            path = await self._disk.choose_path(name, sha256)
+            try:
+                return await self._move(task, cause, path=str(path), sha256=sha256, **changes)
+            except PathTaken:
+                name = name_beside(path.name, sha256)
 
     async def _move(self, task: Task, cause: Cause | None, **changes: object) -> Task:
         verdict = Verdict(cause, changes)
@@ -208,7 +219,11 @@ class Downloader:
                     raise Changed("the same validator stands over other bytes")
                 position, rest = position + same, rest[same:]
             if position + len(rest) > self._section.max_size:
-                raise Trouble(Reason.TOO_LARGE, "the file grew beyond download.max_size")
+                raise Trouble(
+                    Reason.TOO_LARGE,
+                    "the file grew beyond download.max_size",
+                    TOO_LARGE_PAUSE_SECONDS,
+                )
             if rest:
                 await part.write(position, rest)
                 position += len(rest)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.rules.redaction import escape_control, order_secrets, redact
 
@@ -25,6 +26,11 @@ def hide(secrets: Iterable[str]) -> None:
     """Mask these values as well from now on: a token may be made after the log was set up."""
     global _secrets  # noqa: PLW0603 - structlog's own configuration is one for the process too
     _secrets = order_secrets([*_secrets, *secrets])
+
+
+def mask(text: str) -> str:
+    """Return `text` as the log would show it, for what is shown elsewhere."""
+    return str(redact(text, _secrets))
 
 
 def set_up_logs(
@@ -70,10 +76,22 @@ def set_up_logs(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )
+    foreign.addFilter(_blame_sender)
+    foreign.addFilter(lambda record: record.levelno >= number)
     root = logging.getLogger()
     root.handlers[:] = [foreign]
     root.setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
+
+
+def _blame_sender(record: logging.LogRecord) -> bool:
+    """Malformed HTTP is no error of ours: scanners send it all day, and one short line will do."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}", ()
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _mask(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":

@@ -8,13 +8,14 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aiofiles
 
 from daemon.disk import Disk, own_disk, sync_or_remove, undisturbed
+from daemon.rules.failure import Hindered
 from daemon.rules.spans import Spans
 
 if TYPE_CHECKING:
@@ -52,16 +53,17 @@ class Partial:
         """Write a block; sync and record from time to time."""
         with own_disk():
             await undisturbed(self._write(start, block))
-        self.spans = self.spans.add(start, start + len(block))
-        self._unsynced_bytes += len(block)
         if self._unsynced_bytes >= SYNC_BYTES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
             await self.sync()
 
     async def _write(self, start: int, block: memoryview) -> None:
         await self._file.seek(start)
-        while block:
+        rest = block
+        while rest:
             # A raw file may take less than it was given, and says ENOSPC only at the next try.
-            block = block[await self._file.write(block) :]
+            rest = rest[await self._file.write(rest) :]
+        self.spans = self.spans.add(start, start + len(block))
+        self._unsynced_bytes += len(block)
 
     async def read(self, start: int, count: int) -> bytes:
         """Read back what is on disk."""
@@ -82,7 +84,12 @@ class Partial:
         """Bring everything written to the disk, then record it."""
         if self._unsynced_bytes == 0:
             return
-        await self._disk.run(sync_or_remove, os.fdatasync, self._file.fileno(), self.path)
+        try:
+            await self._disk.run(sync_or_remove, os.fdatasync, self._file.fileno(), self.path)
+        except Hindered:
+            # The file is gone; a second try would "succeed" and record it.
+            self._unsynced_bytes = 0
+            raise
         await self._record(self.spans, self.total_bytes, self.validator)
         self._unsynced_bytes = 0
         self._synced_at = time.monotonic()
@@ -110,20 +117,22 @@ async def open_partial(
     On the way out, also after a failure or a cancellation, what was written is synced and recorded.
     """
     await disk.run(_check, path)
-    with own_disk():
-        file = await undisturbed(_open(disk, path))
-    try:
+    async with AsyncExitStack() as stack:
+        with own_disk():
+            file = await undisturbed(_open(disk, path, stack))
         partial = Partial(disk, path, file, record)
         on_disk = (await disk.run(os.fstat, file.fileno())).st_size
         partial.spans = Spans.parse(spans).cut(on_disk)
-        if partial.spans.total_bytes:
+        known_end = partial.spans.ranges[-1][1] if partial.spans.ranges else 0
+        if on_disk > known_end:
+            # Nobody knows which version left it, and it would outlast a shorter one.
+            await disk.run(os.ftruncate, file.fileno(), known_end)
+        if known_end:
             partial.total_bytes, partial.validator = total_bytes, validator
         try:
             yield partial
         finally:
             await undisturbed(partial.sync())
-    finally:
-        await undisturbed(_close(file))
 
 
 def _check(path: Path) -> None:
@@ -136,12 +145,15 @@ def _check(path: Path) -> None:
         path.unlink()
 
 
-async def _open(disk: Disk, path: Path) -> "AsyncFileIO":
-    return await aiofiles.open(path, "r+b", buffering=0, opener=_create, executor=disk.pool)
+async def _open(disk: Disk, path: Path, stack: AsyncExitStack) -> "AsyncFileIO":
+    """Open the file; `stack` closes it, also when nobody waits for it any more."""
+    file = await aiofiles.open(path, "r+b", buffering=0, opener=_create, executor=disk.pool)
+    stack.push_async_callback(_close, file)
+    return file
 
 
 async def _close(file: "AsyncFileIO") -> None:
-    await file.close()
+    await undisturbed(file.close())
 
 
 def _create(path: str, flags: int) -> int:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -95,7 +96,8 @@ async def _run(parts: Parts, notifier: Notifier, stop: asyncio.Event, began: flo
         parts.office.stopping = True
         await close(runners)
         ended = await _end([*working, committing, stopping])
-        await asyncio.to_thread(remove_socket, parts.config.admin.socket)
+        for path in _socket_files(parts.config):
+            await asyncio.to_thread(remove_socket, path)
     if ended:
         raise ended[0]
 
@@ -129,6 +131,11 @@ async def _open_doors(parts: Parts, runners: list[web.AppRunner]) -> dict[str, s
         place = await listen(public, config.callback.listen, 0o660)
         addresses["callback"] = f"{place}{config.callback.path}"
     return addresses
+
+
+def _socket_files(config: Config) -> list[Path]:
+    public = config.callback.listen
+    return [config.admin.socket, *([public.path] if isinstance(public, UnixEndpoint) else [])]
 
 
 def _admin_hosts(config: Config) -> frozenset[str]:

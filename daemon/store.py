@@ -27,6 +27,7 @@ from daemon.rules.lifecycle import State
 from daemon.rules.task import COLUMNS, Due, Held, Move, Step, Task, Tidings
 from daemon.rules.ulid import LUCK_BYTES, make_ulid
 from daemon.rules.verdict import Verdict
+from daemon.schema import MIGRATIONS
 
 _ALL: Final = ", ".join(COLUMNS)
 _HELD: Final = ", ".join(field.name for field in fields(Held))
@@ -34,6 +35,10 @@ _HELD: Final = ", ".join(field.name for field in fields(Held))
 
 class StoreFailed(Exception):
     """A statement did not commit. Nothing of it happened, nothing may be acknowledged."""
+
+
+class PathTaken(Exception):
+    """Another task has the path that this one was to get; nothing was committed."""
 
 
 _ADOPT = f"""
@@ -54,6 +59,9 @@ CASE WHEN excluded.cause = 'declined' AND task.link IS NOT NULL THEN 'hinted'
 """
 # The link enters while bytes are missing; later it would only confuse.
 _LINKS = "excluded.cause = 'linked' AND task.state IN ('expected', 'wanted', 'failed', 'lost')"
+# What proved the old link dead says nothing of a new one, and a lost task is tried before it can be
+# lost again.
+_HOPES = f"{_LINKS} AND (link IS NOT excluded.link OR state = 'lost')"
 _FAILS = f"{_EFFECT} = 'declined' AND task.state IN ('expected', 'failed')"
 _HINTS = f"{_EFFECT} = 'hinted' AND (task.state IN ('expected', 'failed', 'lost') OR unconfirmed)"
 
@@ -78,7 +86,9 @@ ON CONFLICT (task_id) DO UPDATE SET
     link = CASE WHEN {_LINKS} THEN excluded.link ELSE link END,
     fetch_at = CASE WHEN {_LINKS} AND (state <> 'wanted' OR link <> excluded.link)
                     THEN excluded.updated_at ELSE fetch_at END,
-    refusals = CASE WHEN {_LINKS} AND link IS NOT excluded.link THEN 0 ELSE refusals END,
+    refusals = CASE WHEN {_HOPES} THEN 0 ELSE refusals END,
+    refusal_proofs = CASE WHEN {_HOPES} THEN 0 ELSE refusal_proofs END,
+    refusal_proved_at = CASE WHEN {_HOPES} THEN NULL ELSE refusal_proved_at END,
     hint = COALESCE(excluded.hint, hint),
     hint_at = CASE WHEN excluded.hint IS NOT NULL AND hint IS NOT excluded.hint
                    THEN excluded.hint_at ELSE hint_at END,
@@ -170,6 +180,10 @@ class Store:
 
         When the row changed since it was read, the newest one is decided on anew, so that a
         callback, an answer and a download never overwrite one another's news.
+
+        Raises:
+            PathTaken: the verdict's path is that of another task.
+            StoreFailed: nothing was committed.
         """
         while True:
             verdict = decide(task)
@@ -348,7 +362,8 @@ class Store:
     async def writable(self) -> bool:
         """Return whether a transaction commits right now."""
         try:
-            await self._fetch("UPDATE quarantine SET copies = copies WHERE number = -1", ())
+            # Writes the number that is there already; an UPDATE that meets no row writes nothing.
+            await self._fetch(f"PRAGMA user_version = {len(MIGRATIONS)}", ())
         except StoreFailed:
             return False
         return True
@@ -372,7 +387,9 @@ class Store:
     async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
         try:
             return list(await self._connection.execute_fetchall(sql, parameters))
-        except sqlite3.IntegrityError:
+        except sqlite3.IntegrityError as error:
+            if "task.path" in str(error):
+                raise PathTaken from error
             raise
         except sqlite3.Error as error:
             raise StoreFailed(f"the database did not commit: {error}") from error

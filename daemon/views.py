@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from daemon.gates import Shut
+from daemon.logs import mask
 from daemon.rules.spans import Spans
 from daemon.rules.task import Held, Step, Task
 
@@ -63,7 +64,8 @@ def view_task(task: Task) -> TaskView:
         label=task.label,
         state=task.state,
         reason=task.reason,
-        message=task.message,
+        # The provider's words may repeat a key or a signed link.
+        message=None if task.message is None else mask(task.message),
         provider_code=task.provider_code,
         source=task.source,
         music_task_id=task.music_task_id,
@@ -156,7 +158,7 @@ class GateView(msgspec.Struct, frozen=True):
 
 def view_gate(shut: Shut) -> GateView:
     """Return a gate that is shut."""
-    return GateView(shut.name, show_time(shut.since), shut.reason)
+    return GateView(shut.name, show_time(shut.since), mask(shut.reason))
 
 
 class DiskView(msgspec.Struct, frozen=True):

@@ -1,0 +1,75 @@
+# `make demo` and `make test` are the whole set-up on a machine with Python 3.11 or newer and make.
+
+PYTHON ?= python3
+JOBS ?= 2
+VERSIONS := 3.11 3.12 3.13
+LOCKS := pyproject.toml requirements.lock tests/requirements.lock
+
+# The size of a campaign and what it draws its luck from; the same seed draws the same luck.
+KILLS ?= 50
+SEED ?= $(shell date +%s)
+
+# The path of a Python of version $(1) that really runs (a shim of pyenv may not), or nothing.
+find_python = $(shell for python in python$(1) "$$HOME"/.pyenv/versions/$(1).*/bin/python$(1); do \
+	"$$python" -c '' 2>/dev/null && command -v "$$python" && break; done)
+
+.PHONY: demo test check bench campaign tools lock
+
+demo: .venv/installed
+	.venv/bin/suno-videod demo
+
+test: .venv/installed
+	.venv/bin/pytest -n $(JOBS) $(if $(CI),--no-skips)
+
+check: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pytest -n $(JOBS) --cov --cov-report=
+	.venv/bin/coverage report --include='daemon/rules/*' --fail-under=100
+	.venv/bin/coverage report --omit='daemon/rules/*' --fail-under=95
+	@set -e; for version in $(VERSIONS); do $(MAKE) --no-print-directory test-$$version; done
+
+# The version of .venv was tested by `check` itself.
+test-%: .venv/installed
+	@if [ -x .venv/bin/python$* ]; then :; \
+	elif [ -z "$(call find_python,$*)" ]; then echo "python$* is not on this machine: not tested"; \
+	else $(MAKE) --no-print-directory .venv-$*/installed && .venv-$*/bin/pytest -n $(JOBS); fi
+
+bench: .venv/installed
+	.venv/bin/python -m tests.benchmarks.acknowledgements
+
+campaign: .venv/installed
+	.venv/bin/python -m tests.campaigns.kills --kills $(KILLS) --seed $(SEED)
+
+# As root: the system packages that some tests need.
+tools:
+	apt-get update
+	sed 's/#.*//' tests/system-packages.txt | DEBIAN_FRONTEND=noninteractive \
+		xargs --no-run-if-empty apt-get install --yes --no-install-recommends
+
+# Needs uv. `make lock UPGRADE=--upgrade` takes the newest versions.
+lock:
+	uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --output-file tests/requirements.lock \
+		--constraints requirements.lock --group test --group lint pyproject.toml
+
+.venv/installed: $(LOCKS)
+	$(call install,$(PYTHON))
+
+.venv-%/installed: $(LOCKS)
+	$(call install,$(call find_python,$*))
+
+define install
+	@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "suno-videod needs Python \
+	3.11 or newer, and $(1) is not: name another, as in make PYTHON=python3.12" >&2; exit 1; }
+	$(1) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check \
+		--require-hashes -r tests/requirements.lock
+	$(@D)/bin/pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	$(@D)/bin/pip check
+	@touch $@
+endef

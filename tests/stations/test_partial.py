@@ -1,0 +1,291 @@
+"""The partial file: what is recorded was synced, what is not recorded is not believed."""
+
+import asyncio
+import os
+import resource
+import stat
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from daemon import partial
+from daemon.disk import Disk
+from daemon.partial import Partial, open_partial
+from daemon.rules.failure import Hindered
+from daemon.rules.spans import Spans
+
+Record = tuple[str, int | None, str | None]
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
+    """A download folder with one thread."""
+    made = Disk(tmp_path, workers=1, file_mode=0o600, directory_mode=0o700)
+    await made.prepare()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def path(disk: Disk) -> Path:
+    """Where the partial file lies."""
+    return disk.partial("a.part")
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    """What was recorded, in order."""
+    return []
+
+
+class Begin:
+    """Opens the partial file with a record of what it holds."""
+
+    def __init__(self, disk: Disk, path: Path, records: list[Record]) -> None:
+        self._disk, self._path, self._records = disk, path, records
+
+    def __call__(
+        self, spans: str = "", total: int | None = None, validator: str | None = None
+    ) -> AbstractAsyncContextManager[Partial]:
+        """Begin."""
+
+        async def record(spans: Spans, total: int | None, validator: str | None) -> None:
+            self._records.append((str(spans), total, validator))
+
+        return open_partial(
+            self._disk, self._path, record, spans=spans, total_bytes=total, validator=validator
+        )
+
+
+@pytest.fixture
+def begin(disk: Disk, path: Path, records: list[Record]) -> Begin:
+    """Open the partial file."""
+    return Begin(disk, path, records)
+
+
+@contextmanager
+def file_limit(limit_bytes: int) -> Iterator[None]:
+    """Let every write of this process beyond `limit_bytes` of a file fail, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_what_was_written_is_recorded_at_the_end(
+    begin: Begin, path: Path, records: list[Record]
+) -> None:
+    """Bytes, total and validator together, once; and nobody else may read them yet."""
+    async with begin() as part:
+        assert (part.end, part.total_bytes, part.validator) == (0, None, None)
+        part.total_bytes, part.validator = 10, '"v"'
+        await part.write(0, memoryview(b"hello"))
+        await part.write(5, memoryview(b"wor"))
+        assert part.end == 8
+        assert await part.read(3, 4) == b"lowo"
+        assert await part.read(6, 99) == b"or"
+        assert records == []
+    assert records == [("0-8", 10, '"v"')]
+    assert path.read_bytes() == b"hellowor"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_nothing_written_is_nothing_recorded(begin: Begin, records: list[Record]) -> None:
+    """A look at the file does not touch the ledger."""
+    async with begin() as part:
+        await part.sync()
+    assert records == []
+
+
+async def test_the_record_keeps_up_with_long_downloads(
+    begin: Begin, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash costs a second's bytes, or 32 MiB, whichever is less."""
+    monkeypatch.setattr(partial, "SYNC_BYTES", 8)
+    async with begin() as part:
+        for start in range(0, 20, 4):
+            await part.write(start, memoryview(b"abcd"))
+        assert [spans for spans, _, _ in records] == ["0-8", "0-16"]
+        monkeypatch.setattr(partial, "SYNC_SECONDS", 0.05)
+        await asyncio.sleep(0.06)
+        await part.write(20, memoryview(b"e"))
+        assert [spans for spans, _, _ in records] == ["0-8", "0-16", "0-21"]
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "recorded", "believed", "known"),
+    [
+        (b"abcdef", "0-4", "0-4", True),
+        (b"ab", "0-4", "0-2", True),
+        (b"", "0-4", "", False),
+        (b"abcdef", "", "", False),
+        (None, "0-4", "", False),
+        (b"abcdefgh", "0-2,4-6", "0-2,4-6", True),
+    ],
+)
+async def test_only_what_record_and_disk_agree_on_is_believed(
+    begin: Begin, path: Path, on_disk: bytes | None, recorded: str, believed: str, known: bool  # noqa: FBT001
+) -> None:
+    """Bytes behind the record are cut off: they may be of another version, and outlast a shorter.
+
+    Without any byte that is believed, total and validator mean nothing either.
+    """
+    if on_disk is not None:
+        path.write_bytes(on_disk)
+    async with begin(recorded, 10, '"v"') as part:
+        assert str(part.spans) == believed
+        assert (part.total_bytes, part.validator) == ((10, '"v"') if known else (None, None))
+    end = part.spans.ranges[-1][1] if part.spans.ranges else 0
+    assert path.read_bytes() == (on_disk or b"")[:end]
+
+
+async def test_a_new_version_begins_with_nothing(
+    begin: Begin, path: Path, records: list[Record]
+) -> None:
+    """That there is nothing left is committed before the first new byte."""
+    path.write_bytes(b"old bytes")
+    async with begin("0-9", 10, '"old"') as part:
+        await part.write(9, memoryview(b"!"))
+        await part.reset()
+        assert (part.end, part.total_bytes, part.validator) == (0, None, None)
+        assert records == [("", None, None)]
+        assert path.read_bytes() == b""
+        await part.write(0, memoryview(b"new"))
+    assert records[1:] == [("0-3", None, None)]
+    assert path.read_bytes() == b"new"
+
+
+async def test_an_empty_file_of_known_length_is_whole(begin: Begin) -> None:
+    """The first missing byte of nothing is byte 0."""
+    async with begin() as part:
+        part.total_bytes = 0
+        assert part.end == 0
+        part.total_bytes = 3
+        await part.write(0, memoryview(b"abc"))
+        assert part.end == 3
+
+
+@pytest.mark.parametrize("kind", ["symlink", "dangling", "hard link", "fifo"])
+async def test_what_is_no_file_of_ours_is_replaced(
+    begin: Begin, path: Path, tmp_path: Path, kind: str
+) -> None:
+    """Not one byte goes through a link that somebody put at our name."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious bytes")
+    if kind == "symlink":
+        path.symlink_to(victim)
+    elif kind == "dangling":
+        path.symlink_to(tmp_path / "made through the link")
+    elif kind == "hard link":
+        os.link(victim, path)
+    else:
+        os.mkfifo(path)
+    async with begin("0-9", 9, '"v"') as part:
+        assert part.end == 0
+        await part.write(0, memoryview(b"film"))
+    assert victim.read_bytes() == b"precious bytes"
+    assert not (tmp_path / "made through the link").exists()
+    assert path.read_bytes() == b"film"
+    assert stat.S_ISREG(path.lstat().st_mode)
+
+
+async def test_a_folder_in_the_way_hinders_and_does_not_crash(begin: Begin, path: Path) -> None:
+    """Who put it there has to take it away; the message names it."""
+    path.mkdir()
+    with pytest.raises(Hindered, match=r"a\.part"):
+        async with begin():
+            pytest.fail("a folder was opened")
+
+
+async def test_a_full_disk_keeps_what_fitted(
+    begin: Begin, path: Path, records: list[Record]
+) -> None:
+    """The block that did not fit is not recorded, also when half of it was written."""
+    with pytest.raises(Hindered, match="too large"):
+        async with begin() as part:
+            await part.write(0, memoryview(b"x" * 4096))
+            with file_limit(6000):
+                await part.write(4096, memoryview(b"y" * 4096))
+    assert records == [("0-4096", None, None)]
+    assert path.stat().st_size == 6000
+    async with begin("0-4096") as part:
+        assert path.stat().st_size == 4096
+        await part.write(4096, memoryview(b"z"))
+    assert path.read_bytes() == b"x" * 4096 + b"z"
+
+
+@pytest.mark.parametrize("moment", ["write", "sync", "reset"])
+async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
+    disk: Disk, begin: Begin, path: Path, records: list[Record], moment: str
+) -> None:
+    """What is recorded is on the disk, whenever the download is cancelled; and all is closed."""
+    path.write_bytes(b"0123456789")
+    hold = threading.Event()
+
+    async def download() -> None:
+        async with begin("0-10", 20, '"v"') as part:
+            await part.write(10, memoryview(b"ab"))
+            steps = {
+                "write": lambda: part.write(12, memoryview(b"cd")),
+                "sync": part.sync,
+                "reset": part.reset,
+            }
+            disk.pool.submit(hold.wait)
+            await steps[moment]()
+
+    before = os.listdir("/proc/self/fd")
+    task = asyncio.create_task(download())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    hold.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir("/proc/self/fd") == before
+    expected = {"write": b"0123456789abcd", "sync": b"0123456789ab"}
+    assert path.read_bytes() == expected.get(moment, b"")
+    for spans, _, _ in records:
+        if moment != "reset":
+            assert spans == f"0-{path.stat().st_size}"
+    async with begin(*(records[-1] if records else ("0-10", 20, '"v"'))) as part:
+        assert part.end == path.stat().st_size
+
+
+async def test_a_file_that_is_opened_for_nobody_is_closed(disk: Disk, begin: Begin) -> None:
+    """Cancelled while a slow disk opens it: the descriptor that comes late is not forgotten."""
+    before = os.listdir("/proc/self/fd")
+    looking, opening = threading.Event(), threading.Event()
+    disk.pool.submit(looking.wait)
+    task = asyncio.create_task(begin().__aenter__())
+    await asyncio.sleep(0.01)
+    disk.pool.submit(opening.wait)
+    looking.set()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    opening.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_file_whose_sync_fails_is_not_recorded(
+    begin: Begin, path: Path, records: list[Record]
+) -> None:
+    """A descriptor that cannot be synced stands for a dying disk: nothing of it is believed."""
+    with pytest.raises(Hindered):
+        async with begin() as part:
+            await part.write(0, memoryview(b"film"))
+            # A descriptor of a pipe, under the file's number, refuses fdatasync with EINVAL.
+            reader, writer = os.pipe()
+            os.dup2(writer, part._file.fileno())
+            os.close(reader)
+            os.close(writer)
+            await part.sync()
+    assert records == []
+    assert not path.exists()

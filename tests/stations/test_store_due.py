@@ -1,0 +1,116 @@
+"""What the ledger says is due: downloads, questions, links nobody confirmed, deadlines."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from daemon.rules.lifecycle import State
+from daemon.rules.task import Task
+from daemon.store import Store
+
+NOW = 1_790_000_000_000
+HOUR = 3_600_000
+
+Plant = Callable[..., Awaitable[Task]]
+
+
+async def fetches(store: Store, *, freshest: bool = False, limit: int = 9) -> list[str]:
+    """Return the ids of the downloads that are due."""
+    return [due.task_id for due in await store.due_downloads(NOW, limit, freshest=freshest)]
+
+
+async def questions(store: Store, *, freshest: bool = False, limit: int = 9) -> list[str]:
+    """Return the ids of the questions that are due."""
+    return [task.task_id for task in await store.due_questions(NOW, limit, freshest=freshest)]
+
+
+async def test_the_nearest_deadline_is_downloaded_first(store: Store, plant: Plant) -> None:
+    """By deadline, and by age where two have the same; or the youngest first."""
+    await plant("later", State.WANTED, deadline_at=NOW + 9)
+    await plant("soon", State.WANTED, deadline_at=NOW + 1)
+    await plant("soon too", State.VERIFIED, deadline_at=NOW + 1)
+    await plant("stored", State.STORED, deadline_at=NOW + 2)
+    order = ["soon", "soon too", "stored", "later"]
+    assert await fetches(store) == order
+    assert await fetches(store, limit=2) == order[:2]
+    assert await fetches(store, freshest=True) == ["stored", "soon too", "soon", "later"]
+
+
+async def test_a_download_is_due_once_and_not_while_somebody_has_it(
+    store: Store, plant: Plant
+) -> None:
+    """Neither before its time, nor claimed, nor in a state without a download step."""
+    await plant("ready", State.WANTED, fetch_at=NOW)
+    await plant("not yet", State.WANTED, fetch_at=NOW + 1)
+    await plant("claimed", State.WANTED, claimed_at=NOW)
+    await plant("no time", State.STORED, fetch_at=None)
+    for state in (State.DONE, State.FAILED, State.LOST, State.PRUNED, State.EXPECTED):
+        await plant(state.value, state, fetch_at=NOW)
+    assert await fetches(store) == ["ready"]
+    assert [due.deadline_at for due in await store.due_downloads(NOW + 1, 9, freshest=True)] == [
+        NOW + 7 * 24 * HOUR
+    ] * 2
+
+
+async def test_the_longest_overdue_question_comes_first(store: Store, plant: Plant) -> None:
+    """Or the freshest, for a callback of this minute need not wait behind old trouble."""
+    for task_id, ask_at in (("b", NOW - 5), ("a", NOW - 9), ("now", NOW), ("later", NOW + 1)):
+        await plant(task_id, ask_at=ask_at)
+    await plant("never", ask_at=None)
+    await plant("unconfirmed", State.DONE, ask_at=NOW - 7)
+    assert await questions(store) == ["a", "unconfirmed", "b", "now"]
+    assert await questions(store, freshest=True, limit=2) == ["now", "b"]
+
+
+async def test_it_is_known_when_something_falls_due(store: Store, plant: Plant) -> None:
+    """The next question and the next download step, each by its own clock; None without any."""
+    assert await store.next_due() == (None, None)
+    await plant("asked", ask_at=NOW + 7)
+    await plant("claimed", State.WANTED, fetch_at=NOW + 1, claimed_at=NOW)
+    await plant("done", State.DONE, fetch_at=NOW + 1)
+    assert await store.next_due() == (NOW + 7, None)
+    await plant("wanted", State.WANTED, fetch_at=NOW + 5, ask_at=NOW + 6)
+    assert await store.next_due() == (NOW + 6, NOW + 5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"hint": "l", "hint_at": NOW}, True),
+        ({"hint": "l", "hint_at": NOW, "answered_at": NOW - 1}, True),
+        ({"hint": "l", "hint_at": NOW, "answered_at": NOW + 1}, False),
+        ({"hint": "l", "hint_at": NOW, "answered_at": NOW + 1, "unanswered_since": NOW}, True),
+        ({"hint": "l", "hint_at": NOW, "answered_at": NOW + 1, "ask_at": NOW}, True),
+        ({"hint": "l", "hint_at": NOW, "answered_at": NOW + 1, "ask_at": NOW + 1}, False),
+        ({"hint": "l", "hint_at": NOW + 1}, False),
+        ({"link": "l", "unanswered_since": NOW}, True),
+        ({"link": "l", "unanswered_since": NOW + 1}, False),
+        ({"link": "l"}, False),
+        ({"unanswered_since": NOW}, False),
+    ],
+)
+async def test_a_link_is_tried_when_nobody_answers_for_long(
+    store: Store, plant: Plant, columns: dict[str, object], found: bool  # noqa: FBT001
+) -> None:
+    """Only with a link at hand, and only when no answer came since it did."""
+    await plant("a", **columns)
+    await plant("b", State.WANTED, **columns | {"link": "l"})
+    assert [task.task_id for task in await store.unanswered(NOW, 9)] == (["a"] if found else [])
+    assert await store.unanswered(NOW, 0) == []
+
+
+async def test_what_is_past_its_deadline_comes_in_pages(store: Store, plant: Plant) -> None:
+    """Every task without a file once, in pages, however many there are; none that is claimed."""
+    for number in range(5):
+        await plant(f"t{number}", State.WANTED if number % 2 else State.EXPECTED, deadline_at=NOW)
+    await plant("claimed", State.WANTED, deadline_at=NOW, claimed_at=NOW)
+    await plant("in time", deadline_at=NOW + 1)
+    for state in (State.VERIFIED, State.STORED, State.DONE, State.FAILED, State.LOST):
+        await plant(state.value, state, deadline_at=NOW)
+    seen: list[str] = []
+    after_id = 0
+    while page := await store.past_deadline(NOW, after_id, 2):
+        assert len(page) <= 2
+        seen += [task.task_id for task in page]
+        after_id = page[-1].id
+    assert seen == ["t0", "t1", "t2", "t3", "t4"]

@@ -1,0 +1,399 @@
+"""Starts the real programs for the stories, watches them and ends them.
+
+Rule: no child outlives its story, whatever happens; children are ended by their own id. A story
+that broke anything inside the daemon fails at its end even when all it asserts holds.
+"""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+
+from daemon.client import Client
+from daemon.config import environment
+from daemon.outbound import post_session
+from daemon.simulator.provider import SimulatorOptions
+from daemon.simulator.simulator import Simulator
+
+TOKEN: Final = "story-token-of-the-callback-path"
+API_KEY: Final = "story-key-of-the-simulated-provider"
+PATIENCE_SECONDS: Final = 25.0
+FILM_BYTES: Final = 200_000
+
+Section = Mapping[str, object]
+
+_DAEMON = (sys.executable, "-m", "daemon")
+_SETTINGS: Mapping[str, Section] = {
+    "callback": {"listen": "127.0.0.1:0", "tokens": [TOKEN]},
+    "provider": {"api_key": API_KEY, "requests_per_second": 100, "credits_low": 0},
+    "poll": {"first_after": "200ms", "interval": "200ms"},
+    "download": {
+        "directory": "videos",
+        "allow_http": True,
+        "allow_private": ["127.0.0.0/8"],
+        "retry_first": "50ms",
+        "retry_max": "1s",
+    },
+    "disk": {"min_free": "1M"},
+    "log": {"level": "debug"},
+}
+
+
+def write_toml(sections: Mapping[str, Section]) -> str:
+    """Return sections as TOML; a key whose value is None is left out."""
+    lines = ['state_dir = "state"']
+    for name, section in sections.items():
+        lines += ["", f"[{name}]"]
+        # A JSON string, number, truth value or array is TOML as well.
+        lines += [
+            f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def configure(base_url: str, **changes: Section) -> str:
+    """Return a configuration for `base_url` with short intervals, and with `changes`."""
+    names = dict.fromkeys([*_SETTINGS, *changes])
+    merged = {name: {**_SETTINGS.get(name, {}), **changes.get(name, {})} for name in names}
+    merged["provider"].setdefault("base_url", base_url)
+    return write_toml(merged)
+
+
+class Heard(NamedTuple):
+    """What a listener answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Ended(NamedTuple):
+    """How a program ended that was waited for."""
+
+    code: int
+    output: str
+    errors: str
+
+
+class Daemon:
+    """The daemon of one story: one folder, one process at a time.
+
+    `expect_errors` is for a story in which the log must have lines of level error.
+    """
+
+    def __init__(self, folder: Path, settings: str, *, expect_errors: bool = False) -> None:
+        self.folder = folder
+        self.config = folder / "config.toml"
+        self.config.write_text(settings)
+        self.client = Client(folder / "state" / "admin.sock")
+        self.videos = folder / "videos"
+        self.callback = ""
+        self.ready: Mapping[str, Any] = {}
+        self.expect_errors = expect_errors
+        self._runs = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The whole address that a provider is given."""
+        return f"{self.callback}/{TOKEN}"
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The newest process."""
+        assert self._process is not None
+        return self._process
+
+    def spawn(self, **environ: str) -> None:
+        """Start a process and return at once; its log goes to a file of its own."""
+        self._runs += 1
+        with self._file("log").open("wb") as output, self._file("errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [*_DAEMON, "-c", str(self.config), "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env={**environment(), **environ},
+            )
+
+    def start(self, **environ: str) -> None:
+        """Start a process and wait until it says that it is ready."""
+        self.spawn(**environ)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not (found := self.log("daemon.ready")):
+            assert self.process.poll() is None, self.tell()
+            assert time.monotonic() < until, self.tell()
+            time.sleep(0.02)
+        self.ready = found[0]
+        self.callback = self.ready.get("callback", "")
+
+    def kill(self) -> None:
+        """End the process as a power cut would: nothing is tidied."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """End whatever still runs, politely at first; then look for what broke inside."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        assert not self.errors(), self.tell()
+        if not self.expect_errors:
+            broken = [line for line in self.history() if line["level"] in {"error", "critical"}]
+            assert not broken, self.tell()
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """Wait for the end of the process and return its exit code."""
+        return await asyncio.to_thread(self.process.wait, PATIENCE_SECONDS)
+
+    async def restart(self) -> None:
+        """Start again with the same state."""
+        await asyncio.to_thread(self.start)
+
+    def log(self, event: str | None = None, **fields: object) -> list[dict[str, Any]]:
+        """Return the lines of the newest process, all or those of an event with these fields."""
+        return _choose(self._file("log").read_text(), event, fields)
+
+    def history(self, event: str | None = None, **fields: object) -> list[dict[str, Any]]:
+        """Return the lines of all processes, like `log`."""
+        return _choose("".join(path.read_text() for path in self._all("log")), event, fields)
+
+    def errors(self) -> str:
+        """Return what all processes wrote to standard error."""
+        return "".join(path.read_text() for path in self._all("errors"))
+
+    def tell(self) -> str:
+        """Return the last words of the log, for a failed assertion."""
+        return "\n".join([*self._file("log").read_text().splitlines()[-25:], self.errors()])
+
+    def _file(self, kind: str) -> Path:
+        return self.folder / f"{kind}-{self._runs}.txt"
+
+    def _all(self, kind: str) -> list[Path]:
+        return [self.folder / f"{kind}-{run}.txt" for run in range(1, self._runs + 1)]
+
+    async def says(self, event: str, **fields: object) -> dict[str, Any]:
+        """Wait for a line in the log of the newest process and return it."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not (found := self.log(event, **fields)):
+            assert time.monotonic() < until, f"no {event} {fields}\n{self.tell()}"
+            await asyncio.sleep(0.02)
+        return found[0]
+
+    async def get(self, path: str) -> Any:
+        """Return the body of a GET on the admin socket."""
+        return await asyncio.to_thread(self.client.get, path)
+
+    async def track(self, *task_ids: str, label: str | None = None) -> Any:
+        """Adopt tasks through the admin API and return the answer's body."""
+        body = {"task_ids": task_ids, **({} if label is None else {"label": label})}
+        return (await asyncio.to_thread(self.client.post, "/v1/tasks", body))[1]
+
+    async def retry(self, task_id: str) -> Any:
+        """Ask and fetch again."""
+        return await asyncio.to_thread(self.client.retry, task_id)
+
+    async def task(self, task_id: str) -> Any:
+        """Return one task with its history."""
+        return await asyncio.to_thread(self.client.task, task_id)
+
+    async def tasks(self) -> dict[str, Any]:
+        """Return all tasks by id."""
+        found = await asyncio.to_thread(lambda: list(self.client.tasks()))
+        return {task["task_id"]: task for task in found}
+
+    async def until(self, task_id: str, state: str = "done", **fields: object) -> Any:
+        """Wait until a task of the ledger is in a state, with these fields, and return it."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        wanted = {"state": state, **fields}
+        while True:
+            task = (await self.tasks()).get(task_id)
+            if task is not None and all(task[name] == value for name, value in wanted.items()):
+                return await self.task(task_id)
+            assert time.monotonic() < until, f"{task}\nis not {wanted}\n{self.tell()}"
+            await asyncio.sleep(0.05)
+
+    async def until_all(self, task_ids: set[str], state: str = "done") -> dict[str, Any]:
+        """Wait until all these tasks are in a state and return the ledger."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            found = await self.tasks()
+            if task_ids <= {name for name, task in found.items() if task["state"] == state}:
+                return found
+            assert time.monotonic() < until, f"not all {state}\n{self.tell()}"
+            await asyncio.sleep(0.1)
+
+    async def gates(self) -> list[str]:
+        """Return the names of the gates that are shut."""
+        return [gate["name"] for gate in (await self.get("/v1/status"))["gates"]]
+
+    async def post(
+        self,
+        body: object,
+        *,
+        token: str = TOKEN,
+        headers: Mapping[str, str] | None = None,
+        method: str = "POST",
+    ) -> Heard:
+        """Send a callback (bytes as they stand, anything else as JSON) and return the answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await ask(method, f"{self.callback}/{token}", data=data, headers=headers)
+
+    async def run(self, *arguments: str, stdin: str = "") -> Ended:
+        """Run a verb of the command line with this daemon's configuration."""
+        return await asyncio.to_thread(run_verb, "-c", str(self.config), *arguments, stdin=stdin)
+
+
+def run_verb(*arguments: str, stdin: str = "", **environ: str) -> Ended:
+    """Run the command line to its end, its output in pipes."""
+    done = subprocess.run(
+        [*_DAEMON, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        env={**environment(), **environ},
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def _choose(text: str, event: str | None, fields: Mapping[str, object]) -> list[dict[str, Any]]:
+    # The last line may still be on its way.
+    whole = text[: text.rfind("\n") + 1]
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return [
+        line
+        for line in lines
+        if event in {None, line["event"]}
+        and all(line.get(name) == value for name, value in fields.items())
+    ]
+
+
+async def ask(
+    method: str, url: str, *, data: bytes = b"", headers: Mapping[str, str] | None = None
+) -> Heard:
+    """Send one request on a connection of its own and return the answer."""
+    async with aiohttp.request(
+        method, url, data=data or None, headers=headers, allow_redirects=False
+    ) as response:
+        return Heard(response.status, dict(response.headers), await response.read())
+
+
+class Stage:
+    """Where one story plays: a provider and daemons that end with it."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+
+    async def provider(self, **options: Any) -> Simulator:
+        """Start a simulated provider in this process; it ends with the story."""
+        return await self._stack.enter_async_context(simulated_provider(**options))
+
+    async def daemon(
+        self,
+        provider: Simulator | None,
+        /,
+        *,
+        name: str = "daemon",
+        expect_errors: bool = False,
+        start: bool = True,
+        **changes: Section,
+    ) -> Daemon:
+        """Make a daemon for `provider` (None: one that nobody answers for), and start it."""
+        folder = self._folder / name
+        folder.mkdir()
+        base_url = provider.base_url if provider else "http://127.0.0.1:9"
+        daemon = Daemon(folder, configure(base_url, **changes), expect_errors=expect_errors)
+        self._stack.push_async_callback(asyncio.to_thread, daemon.end)
+        if start:
+            await asyncio.to_thread(daemon.start)
+        return daemon
+
+
+@asynccontextmanager
+async def simulated_provider(**options: Any) -> AsyncIterator[Simulator]:
+    """Run a provider whose callbacks are really posted, with small films and quick retries."""
+    quick = {
+        "api_key": API_KEY,
+        "render_seconds": 0.0,
+        "file_size_bytes": FILM_BYTES,
+        "callback_retry_delays": (0.3, 0.3, 0.3),
+    }
+    async with post_session() as session:
+
+        async def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+            async with session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                status: int = response.status
+                return status
+
+        simulator = Simulator(SimulatorOptions(**{**quick, **options}), post)
+        async with simulator.serve():
+            yield simulator
+
+
+def success(task_id: str, link: str) -> dict[str, Any]:
+    """Return the callback that says that a film was made."""
+    data = {"task_id": task_id, "video_url": link}
+    return {"code": 200, "msg": "MP4 generated successfully.", "data": data}
+
+
+def failure(task_id: str, code: int = 500) -> dict[str, Any]:
+    """Return the callback that says that no film was made."""
+    return {"code": code, "msg": "it failed", "data": {"task_id": task_id, "video_url": None}}
+
+
+def downloads(provider: Simulator, task_id: str) -> list[tuple[str, int]]:
+    """Return path and first byte of every GET of a task's film, in order."""
+    return [
+        (asked.path, int((asked.range or "bytes=0-")[6:].partition("-")[0]))
+        for asked in provider.requests
+        if asked.path.startswith(f"/files/{task_id}") and asked.method == "GET"
+    ]
+
+
+def questions(provider: Simulator, task_id: str) -> int:
+    """Return how often record-info was asked about a task."""
+    return sum(
+        asked.task_id == task_id and asked.path == "/api/v1/mp4/record-info"
+        for asked in provider.requests
+    )
+
+
+def paths(provider: Simulator) -> Counter[str]:
+    """Return how often each path was asked for."""
+    return Counter(asked.path for asked in provider.requests)
+
+
+def check_film(daemon: Daemon, provider: Simulator, task_id: str) -> None:
+    """Assert that a finished file holds the true film's bytes, and nothing unfinished is left."""
+    film = provider.tasks[task_id].film
+    content = (daemon.videos / f"video_{task_id}.mp4").read_bytes()
+    assert content == b"".join(film.read(0, film.size_bytes))
+    assert not [path for path in daemon.videos.rglob("*") if path.match(f".partial/*{task_id}*")]
+
+
+def moves(task: Mapping[str, Any]) -> list[str]:
+    """Return the states that a task went through."""
+    return [step["to"] for step in task["history"]]
