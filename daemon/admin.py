@@ -8,6 +8,7 @@ attack) and, when configured, a token. Nothing of this is reachable through the 
 import base64
 import binascii
 import os
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -253,7 +254,7 @@ def _read_number(request: web.Request, name: str, default: int | None, limit: in
     text = request.query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= limit):
+    if not (re.fullmatch(r"[0-9]{1,19}", text) and 1 <= int(text) <= limit):
         raise Refusal(422, f"bad_{name}", f"{name} is a number from 1 to {limit}")
     return int(text)
 

@@ -145,8 +145,8 @@ def track(invocation: Invocation, ids: tuple[str, ...], label: str | None, *, as
 
 def _read_pairs(label: str | None) -> Iterator[tuple[str, str | None]]:
     # Bytes that are no text become an id that is refused, and the other lines still count.
-    for line in click.get_text_stream("stdin", errors="backslashreplace"):
-        task_id, tab, own = line.rstrip("\r\n").partition("\t")
+    for line in sys.stdin.buffer:
+        task_id, tab, own = line.decode("utf-8", "backslashreplace").rstrip("\r\n").partition("\t")
         if task_id.strip():
             yield task_id.strip(), own if tab and own else label
 

@@ -132,7 +132,7 @@ class Downloader:
             return named
         if not held:
             _log.warning("task.vanished", path=str(path))
-            return await self._move(task, Cause.VANISHED, spans="", size_bytes=None, validator=None)
+            return await self._move(task, Cause.VANISHED, **_NOTHING_ON_DISK)
         if path.name != self._name(task):
             _log.warning("task.renamed", path=str(path), taken=self._name(task))
         return await self._move(task, Cause.PUBLISHED, stored_at=self._now())
@@ -160,13 +160,22 @@ class Downloader:
 
     async def _move(self, task: Task, cause: Cause | None, **changes: object) -> Task:
         verdict = Verdict(cause, changes)
-        settled, _ = await self._store.settle(task, self._now(), lambda _: verdict)
+
+        def decide(newest: Task) -> Verdict:
+            # Bytes of a link that nobody confirmed, and that the provider replaced meanwhile.
+            forged = task.unconfirmed and newest.link != task.link
+            return Verdict(None, _NOTHING_ON_DISK) if forged else verdict
+
+        settled, _ = await self._store.settle(task, self._now(), decide)
         return settled
 
     async def _record(
         self, task_id: str, spans: Spans, total_bytes: int | None, validator: str | None
     ) -> None:
         await self._store.record_progress(task_id, str(spans), total_bytes, validator)
+        if spans.total_bytes:
+            # Bytes were synced: only that proves a disk that had failed to do it.
+            self._gates.open("disk")
 
     async def _fill(self, task: Task, part: Partial) -> None:
         if part.total_bytes is not None and part.spans.covers(part.total_bytes):
@@ -236,7 +245,7 @@ class Downloader:
         speed = _Speed(self._section.min_speed, self._section.min_speed_time.total_seconds())
         gathered, since = bytearray(), time.monotonic()
         failure: StepFailed | None = None
-        while failure is None:
+        while True:
             asked = time.monotonic()
             try:
                 piece = await read_chunk(response, self._section.stall_timeout.total_seconds())
@@ -297,9 +306,9 @@ class Downloader:
                 f"{missing} bytes are lacking in {self._disk.directory} "
                 f"to keep disk.min_free: make room, the download goes on by itself",
             )
-        self._gates.open("disk")
 
 
+_NOTHING_ON_DISK: Final = {"spans": "", "size_bytes": None, "validator": None}
 _SUCCEEDED: Final = {
     "reason": None,
     "message": None,

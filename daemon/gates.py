@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from daemon.bell import sleep_until
 from daemon.rules.schedule import pause_gate
 
 
@@ -77,13 +78,8 @@ class Gates:
                         shut.name, shut.since, shut.reason, shut.closings, next_at
                     )
                 return
-            changed = self._changed
             latest = max(shut.probe_at for shut in blocking)
-            try:
-                async with asyncio.timeout(max(0.001, (latest - now) / 1000)):
-                    await changed.wait()
-            except TimeoutError:
-                continue
+            await sleep_until(self._changed, (latest - now) / 1000)
 
     def _ring(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

@@ -56,29 +56,39 @@ class Provider:
 
     async def permit(self) -> None:
         """Wait until one call may be made; the next call uses the permission up."""
-        await self._gates.pass_through(*_QUERY_GATES)
-        await self._limiter.acquire()
+        while True:
+            await self._gates.pass_through(*_QUERY_GATES)
+            passed = self._closings()
+            await self._limiter.acquire()
+            # A gate that shut while this call waited for its turn holds it as well.
+            if self._closings() <= passed:
+                return
+
+    def _closings(self) -> set[tuple[str, int]]:
+        return {(shut.name, shut.closings) for shut in self._gates.shut()}
 
     async def ask(self, task_id: str) -> Answer:
         """Ask about one task (`record-info`); needs a permission."""
+        began = self._now()
         found = await self._get(_RECORD_INFO, {"taskId": task_id})
         if isinstance(found, Answer):
-            return self._learn(found)
+            return self._learn(found, began)
         status, body, wish = found
-        return self._learn(read_answer(self._kind, status, body, task_id), wish)
+        return self._learn(read_answer(self._kind, status, body, task_id), began, wish)
 
     async def balance(self) -> float | None:
         """Ask for the credits that are left; None when there was no answer. Needs a permission."""
+        began = self._now()
         found = await self._get(_CREDITS[self._kind], {})
         if isinstance(found, Answer):
-            self._learn(found)
+            self._learn(found, began)
             return None
         status, body, wish = found
         credits_left = read_credits(self._kind, status, body)
         if isinstance(credits_left, Answer):
-            self._learn(credits_left, wish)
+            self._learn(credits_left, began, wish)
             return None
-        self._learn(Answer(Outcome.ANSWERED))
+        self._learn(Answer(Outcome.ANSWERED), began)
         if credits_left > 0:
             self._gates.open("credits")
         return credits_left
@@ -95,18 +105,30 @@ class Provider:
         except StepFailed as failure:
             return Answer(Outcome.TROUBLE, failure.message)
 
-    def _learn(self, answer: Answer, wish: float | None = None) -> Answer:
+    def _learn(self, answer: Answer, began: int, wish: float | None = None) -> Answer:
+        """Let the answer to a call that began then open and shut gates."""
         if answer.outcome in {Outcome.ANSWERED, Outcome.UNKNOWN}:
             self._failures = 0
             self.answered_at = self._now()
             for name in _QUERY_GATES:
-                self._gates.open(name)
+                if self._is_news(name, began):
+                    self._gates.open(name)
         elif answer.outcome is Outcome.TROUBLE:
             self._failures += 1
-            if self._failures >= API_FAILURES or self._gates.is_shut("api"):
+            too_many = self._failures >= API_FAILURES or self._gates.is_shut("api")
+            if too_many and self._is_news("api", began):
                 self._gates.close("api", answer.message)
         else:
             self._failures = 0
-            pause = None if wish is None else min(int(wish * 1000), RETRY_AFTER_LIMIT_MS)
-            self._gates.close(_GATES[answer.outcome], answer.message, pause)
+            name = _GATES[answer.outcome]
+            if self._is_news(name, began):
+                pause = None if wish is None else min(int(wish * 1000), RETRY_AFTER_LIMIT_MS)
+                self._gates.close(name, answer.message, pause)
         return answer
+
+    def _is_news(self, name: str, began: int) -> bool:
+        """Say whether a call that began then can be the gate's probe.
+
+        Those that were on their way when it shut cannot: five of them would shut it five times.
+        """
+        return all(shut.name != name or began >= shut.since for shut in self._gates.shut())

@@ -1,16 +1,15 @@
 """The command line, as a new user types it: with a daemon and without, right and wrong."""
 
+import asyncio
 import json
 import os
 import pty
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,51 +17,54 @@ from typing import Any
 import pytest
 
 from daemon import __version__
-from daemon.config import environment
 from daemon.simulator.faults import SCENARIOS
 from tests.stories.harness import (
     API_KEY,
     TOKEN,
     Daemon,
     Ended,
+    ask,
     configure,
+    launch,
     run_verb,
     write_toml,
 )
 
-TASK_FIELDS = (
-    "task_id label state reason message provider_code source music_task_id audio_id unconfirmed "
-    "created_at updated_at stored_at deadline_at next_attempt_at attempts callbacks size_bytes "
-    "received_bytes sha256 path duration_seconds width height video_codec audio_codec "
-    "audio_sample_rate finish_error forgotten_at"
-).split()
+TASK_FIELDS = [
+    *("task_id", "label", "state", "reason", "message", "provider_code", "source"),
+    *("music_task_id", "audio_id", "unconfirmed", "created_at", "updated_at", "stored_at"),
+    *("deadline_at", "next_attempt_at", "attempts", "callbacks", "size_bytes", "received_bytes"),
+    *("sha256", "path", "duration_seconds", "width", "height", "video_codec", "audio_codec"),
+    *("audio_sample_rate", "finish_error", "forgotten_at"),
+]
 STATES = ["expected", "wanted", "verified", "stored", "done", "failed", "lost", "pruned"]
-VERBS = "callback-url check config demo list retry serve show simulate status track".split()
-ASKING = (["list"], ["show", "x"], ["status"], ["check"], ["retry", "x"], ["track", "x"])
-COMMAND = (sys.executable, "-m", "daemon")
+VERBS = [
+    *("callback-url", "check", "config", "demo", "list", "retry", "serve", "show", "simulate"),
+    *("status", "track"),
+]
+ASKING = (
+    *(["list"], ["show", "x"], ["status", "--json"]),
+    *(["check", "--json"], ["retry", "x"], ["track", "x"]),
+)
 
 
 @contextmanager
-def started(*arguments: str, cwd: Path | None = None) -> Iterator["subprocess.Popen[str]"]:
+def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a verb beside the test and end it in any case."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-    )
+    pipe = subprocess.PIPE
+    process = launch(*arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()
         try:
-            process.communicate(timeout=10)
+            process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @contextmanager
@@ -77,13 +79,10 @@ def simulated() -> Iterator[str]:
 def generate(base_url: str, audio_id: str, callback_url: str) -> str:
     """Submit a video as an application does, and return its task id."""
     body = {"taskId": "music", "audioId": audio_id, "callBackUrl": callback_url}
-    request = urllib.request.Request(
-        f"{base_url}/api/v1/mp4/generate",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        return str(json.load(response)["data"]["taskId"])
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    url = f"{base_url}/api/v1/mp4/generate"
+    answer = asyncio.run(ask("POST", url, data=json.dumps(body).encode(), headers=headers))
+    return str(json.loads(answer.body)["data"]["taskId"])
 
 
 def wait_for(daemon: Daemon, task_id: str, state: str) -> None:
@@ -176,11 +175,10 @@ def test_without_a_daemon_every_asking_verb_says_what_to_do(tmp_path: Path) -> N
     config = tmp_path / "config.toml"
     config.write_text(configure("http://127.0.0.1:9"))
     for verb in ASKING:
-        for more in ([], ["--json"]):
-            ended = run_verb("-c", str(config), *verb, *more)
-            assert (ended.code, ended.output) == (6, ""), verb
-            assert str(tmp_path / "state" / "admin.sock") in ended.errors
-            assert "suno-videod serve" in ended.errors
+        ended = run_verb("-c", str(config), *verb)
+        assert (ended.code, ended.output) == (6, ""), verb
+        assert str(tmp_path / "state" / "admin.sock") in ended.errors
+        assert "suno-videod serve" in ended.errors
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
@@ -224,20 +222,15 @@ def test_the_configuration_is_found_where_it_should_be(tmp_path: Path) -> None:
         (tmp_path / f"{name}.toml").write_text(write_toml({"poll": {"interval": "1s"}}))
     variable = str(tmp_path / "variable.toml")
 
-    def where(*flag: str, **environ: str) -> str:
-        done = subprocess.run(
-            [*COMMAND, *flag, "config", "check"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=tmp_path,
-            env={**environment(), **environ},
-        )
-        return done.stdout.partition(":")[0]
+    def where(*flag: str, variable: str = "") -> str:
+        command = (*flag, "config", "check")
+        ended = run_verb(*command, cwd=tmp_path, SUNO_VIDEOD_CONFIG=variable)
+        assert ended.code == 0
+        return ended.output.partition(":")[0]
 
     assert where() == "config.toml"
-    assert where(SUNO_VIDEOD_CONFIG=variable) == variable
-    assert where("-c", "flag.toml", SUNO_VIDEOD_CONFIG=variable) == "flag.toml"
+    assert where(variable=variable) == variable
+    assert where("-c", "flag.toml", variable=variable) == "flag.toml"
     missing = run_verb("-c", "none.toml", "config", "check")
     assert (missing.code, missing.output) == (3, "")
     assert "none.toml" in missing.errors
@@ -407,10 +400,9 @@ def alone(tmp_path: Path) -> Iterator[Daemon]:
         daemon.end()
 
 
-def post(daemon: Daemon, body: bytes) -> int:
-    """Send a callback."""
-    with urllib.request.urlopen(urllib.request.Request(daemon.url, body), timeout=10) as answer:
-        return int(answer.status)
+def post(daemon: Daemon, body: object) -> int:
+    """Send a callback and return the status of the answer."""
+    return asyncio.run(daemon.post(body)).status
 
 
 def test_a_new_ledger_is_safe_and_empty(alone: Daemon) -> None:
@@ -475,15 +467,9 @@ def test_a_bad_label_is_wrong_usage(alone: Daemon) -> None:
 
 def test_bytes_that_are_no_text_are_no_id(alone: Daemon) -> None:
     """`track -` rejects a line that is not UTF-8 and still takes the others."""
-    done = subprocess.run(
-        [*COMMAND, "-c", str(alone.config), "track", "-"],
-        input=b"good\n\xff\xfe\n",
-        capture_output=True,
-        check=False,
-        timeout=20,
-    )
-    assert done.returncode == 5
-    assert b"Traceback" not in done.stderr
+    ended = run(alone, "track", "-", stdin="good\n\udcff\udcfe\n")
+    assert ended.code == 5
+    assert "1 tracked, 1 rejected" in ended.errors
     assert [task["task_id"] for task in alone.client.tasks()] == ["good"]
 
 
@@ -496,17 +482,12 @@ def test_thousands_of_ids_go_in_and_head_may_close_the_pipe(alone: Daemon) -> No
     listed = run(alone, "list", "--json", "--limit", "2400")
     assert len(listed.output.splitlines()) == 2_400
     for verb in (["list", "--json", "--limit", "2500"], ["list", "--limit", "2500"]):
-        process = subprocess.Popen(
-            [*COMMAND, "-c", str(alone.config), *verb],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert (process.wait(20), process.stderr.read()) == (0, b"")
-        process.stderr.close()
+        with started("-c", str(alone.config), *verb) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert (process.wait(20), process.stderr.read()) == (0, "")
 
 
 def test_what_cannot_be_read_keeps_check_open(alone: Daemon) -> None:
@@ -525,7 +506,7 @@ def test_text_from_outside_cannot_drive_the_terminal(alone: Daemon) -> None:
     """The provider's words are shown with control characters spelled out, everywhere alike."""
     message = "\x1b]0;owned\x07\x1b[31mred\u202etxt\u009b1m"
     body = {"code": 500, "msg": message, "data": {"task_id": "nasty"}}
-    assert post(alone, json.dumps(body).encode()) == 200
+    assert post(alone, body) == 200
     piped = run(alone, "show", "nasty")
     on_terminal = run_on_terminal(alone, "show", "nasty")
     for text in (piped.output, on_terminal):
@@ -540,9 +521,8 @@ def test_text_from_outside_cannot_drive_the_terminal(alone: Daemon) -> None:
 def run_on_terminal(daemon: Daemon, *arguments: str) -> str:
     """Run a verb whose output is a terminal, and return all that it wrote there."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "-c", str(daemon.config), *arguments], stdin=theirs, stdout=theirs, stderr=theirs
-    )
+    command = ("-c", str(daemon.config), *arguments)
+    process = launch(*command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     text = b""
     # The end of the last writer is EIO (pty(7)).
@@ -564,9 +544,9 @@ def test_ctrl_c_is_exit_8(alone: Daemon) -> None:
     """A verb that waits for its input ends at once, without a traceback."""
     with started("-c", str(alone.config), "track", "-") as process:
         assert process.stdin is not None
-        process.stdin.write("first\n")
+        # More than a pipe holds: when it is written, the verb has begun to read.
+        process.stdin.write("first\n" * 50_000)
         process.stdin.flush()
-        time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 8
@@ -598,20 +578,12 @@ def test_the_simulator_stops_politely_and_says_when_it_cannot_start() -> None:
 def test_the_demo_is_as_promised(tmp_path: Path) -> None:
     """One command shows the whole job offline and leaves four whole films, and exits 0."""
     folder = tmp_path / "demo"
-    ended = run_demo(["demo", "--directory", str(folder)])
+    ended = run_verb("demo", "--directory", str(folder), seconds=90)
     assert (ended.code, ended.errors) == (0, "")
     assert "all as promised" in ended.output
     films = list((folder / "videos").glob("*.mp4"))
     assert len(films) == 4
     assert all(str(film) in ended.output for film in films)
-
-
-def run_demo(arguments: Sequence[str]) -> Ended:
-    """Run the demo, which takes longer than other verbs."""
-    done = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=90
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:

@@ -350,10 +350,13 @@ def _read_code(value: object) -> int | None:
 
 
 def _read_text(value: object) -> str:
-    """Keep what SQLite and UTF-8 can hold: a lone surrogate would fail in both, later."""
+    """Keep what SQLite and UTF-8 can hold.
+
+    A lone surrogate would fail in both, later; SQLite's JSON cuts a text off at a NUL.
+    """
     if not isinstance(value, str):
         return ""
-    return value[:MESSAGE_LIMIT].encode("utf-8", "replace").decode("utf-8")
+    return value[:MESSAGE_LIMIT].replace("\x00", "?").encode("utf-8", "replace").decode("utf-8")
 
 
 def _read_id(value: object) -> str | None:

@@ -286,15 +286,6 @@ def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck:
 _NOTHING_ON_DISK: Mapping[str, object] = {"spans": "", "size_bytes": None, "validator": None}
 
 
-# A person's wish, too, is tried before the task can be lost again.
-_UNPROVED: Mapping[str, object] = {
-    "refusal_proofs": 0,
-    "refusal_proved_at": None,
-    "questions": 0,
-    "questioned_at": None,
-}
-
-
 def _judge_refused_link(
     task: Task, said: dict[str, object], now: int, terms: Terms, luck: float
 ) -> Verdict:
@@ -364,6 +355,15 @@ def judge_deadline(task: Task, now: int, *, has_key: bool) -> Verdict | None:
     if not lost:
         return None
     return Verdict(Cause.EXPIRED, {"reason": Reason.DEADLINE, "ask_at": None})
+
+
+# A person's wish, too, is tried before the task can be lost again.
+_UNPROVED: Mapping[str, object] = {
+    "refusal_proofs": 0,
+    "refusal_proved_at": None,
+    "questions": 0,
+    "questioned_at": None,
+}
 
 
 def judge_retry(task: Task, now: int, terms: Terms) -> Verdict | None:

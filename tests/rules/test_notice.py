@@ -256,9 +256,13 @@ def test_messages_are_cut() -> None:
 
 
 @given(texts)
+@example("before\x00after")
+@example("\ud800")
 def test_messages_can_be_stored(msg: str) -> None:
-    """Whatever the text is, what is kept of it is valid UTF-8."""
-    read_callback(write(msg=msg)).message.encode()
+    """What is kept of a text is valid UTF-8 without NUL, and as long as it was."""
+    message = read_callback(write(msg=msg)).message
+    assert "\x00" not in message
+    assert len(message.encode().decode()) == len(msg)
 
 
 def test_a_broken_byte_spoils_its_field_only() -> None:

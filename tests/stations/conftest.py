@@ -68,10 +68,9 @@ def plant(store: Store, now: Callable[[], int]) -> Callable[..., Awaitable[Task]
 
     async def put(task_id: str, state: State = State.EXPECTED, **columns: object) -> Task:
         at = now()
-        whole = {
-            **{"link": "https://files.example.com/a.mp4", "fetch_at": at, "stored_at": at},
-            **{"size_bytes": 1, "sha256": "00", "path": f"/videos/{task_id}.mp4"},
-        }
+        link = "https://files.example.com/a.mp4"
+        whole = {"link": link, "fetch_at": at, "stored_at": at, "size_bytes": 1, "sha256": "00"}
+        whole["path"] = f"/videos/{task_id}.mp4"
         values = (whole if state is not State.EXPECTED else {}) | {"state": state, **columns}
         birth = Tidings(
             task_id=task_id, cause=Cause.HINTED, now=at, deadline_at=at + WEEK, ask_at=None
@@ -159,8 +158,6 @@ async def _refuse_post(_url: str, _body: bytes, _headers: Mapping[str, str]) -> 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     """A provider that answers the key `key` and serves films of 3,000,000 bytes."""
-    simulator = Simulator(
-        SimulatorOptions(api_key="key", file_size_bytes=3_000_000), _refuse_post
-    )
+    simulator = Simulator(SimulatorOptions(api_key="key", file_size_bytes=3_000_000), _refuse_post)
     async with simulator.serve():
         yield simulator

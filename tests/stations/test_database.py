@@ -1,5 +1,7 @@
 """The database file: how it opens, for whom it does not, and that closing leaves nothing behind."""
 
+# ruff: noqa: ASYNC240 - a test may wait for its own disk
+
 import os
 import sqlite3  # noqa: TID251 - files of other programs are made here
 import stat
@@ -7,7 +9,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-import aiosqlite  # noqa: TID251 - a disk without a write-ahead log is a connection of its own
+import aiosqlite  # noqa: TID251 - some connections are made by hand
 import pytest
 
 from daemon import database

@@ -6,10 +6,9 @@ import hashlib
 import os
 import socket
 import stat
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -257,64 +256,66 @@ async def test_bytes_that_vanished_or_changed_are_not_published(disk: Disk) -> N
     assert not path.exists()
 
 
-_FOREIGN = """
-import asyncio, os, sys
-from pathlib import Path
-from daemon.disk import Disk
-from daemon.rules.failure import Hindered
-
-# Inside the folder first: those above it are closed to nobody.
-os.chdir(sys.argv[1])
-os.setgid(65534)
-os.setuid(65534)
-
-async def main():
-    disk = Disk(Path(), workers=1, file_mode=0o640, directory_mode=0o750)
-    sha256 = sys.argv[2]
-    path = await disk.choose_path("a.mp4", sha256)
-    for _ in range(2):
-        try:
-            print(path.name, await disk.publish(disk.partial("a.part"), path, sha256))
-        except FileExistsError:
-            print("taken")
-    os.chmod(disk.directory, 0)
-    try:
-        await disk.publish(disk.partial("a.part"), path, sha256)
-    except Hindered as failure:
-        print(failure.message.partition(" (")[0])
-    disk.close()
-
-asyncio.run(main())
-"""
-
-
-def _run_as_nobody(disk: Disk) -> list[str]:
-    """Choose a path for the partial file, publish it there twice, then without any permission."""
+@contextmanager
+def nobody(disk: Disk) -> Iterator[Disk]:
+    """Be another user inside the folder while the block runs; those above it are closed to him."""
     for path in (disk.directory, disk.directory / ".partial"):
         os.chown(path, 65534, 65534)
-    done = subprocess.run(
-        (sys.executable, "-c", _FOREIGN, str(disk.directory), SHA256),
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    return done.stdout.splitlines()
+    home = Path.cwd()
+    os.chdir(disk.directory)
+    os.setegid(65534)
+    os.seteuid(65534)
+    here = Disk(Path(), workers=1, file_mode=0o640, directory_mode=0o750)
+    try:
+        yield here
+    finally:
+        here.close()
+        os.seteuid(0)
+        os.setegid(0)
+        os.chdir(home)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have files of another user")
-def test_a_file_that_we_may_not_read_is_somebody_elses(disk: Disk) -> None:
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another's files")
+
+
+@needs_root
+async def test_a_file_that_we_may_not_read_is_somebody_elses(disk: Disk) -> None:
     """A final name taken by root's file is no reason to stop all downloads: it gets a neighbour."""
-    (disk.directory / "a.mp4").write_bytes(CONTENT)
+    (disk.directory / "a.mp4").write_bytes(b"root's")
     (disk.directory / "a.mp4").chmod(0o600)
     os.chown(write_part(disk), 65534, 65534)
-    neighbour = f"a-{SHA256[:8]}.mp4"
-    assert _run_as_nobody(disk) == [f"{neighbour} True", f"{neighbour} True", "Permission denied"]
+    with nobody(disk) as here:
+        path = await here.choose_path("a.mp4", SHA256)
+        assert path.name == f"a-{SHA256[:8]}.mp4"
+        assert await here.publish(here.partial("a.part"), path, SHA256)
+    assert (disk.directory / "a.mp4").read_bytes() == b"root's"
+    assert (disk.directory / path).read_bytes() == CONTENT
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have files of another user")
-def test_a_disk_without_links_and_modes_gets_the_file_too(disk: Disk) -> None:
+@needs_root
+async def test_a_folder_that_is_closed_to_us_hinders(disk: Disk) -> None:
+    """Whether the bytes are there nobody can say, so they are not called vanished."""
+    write_part(disk)
+    (disk.directory / ".partial").chmod(0)
+    with nobody(disk) as here, pytest.raises(Hindered, match="Permission denied"):
+        await here.publish(here.partial("a.part"), here.directory / "a.mp4", SHA256)
+
+
+@needs_root
+@pytest.mark.parametrize("taken", [None, CONTENT, b"somebody's"])
+async def test_a_disk_without_links_and_modes_gets_the_file_too(
+    disk: Disk, taken: bytes | None
+) -> None:
     """The kernel forbids nobody to link and to chmod root's file: so does exFAT, to everybody."""
     write_part(disk).chmod(0o644)
-    assert _run_as_nobody(disk) == ["a.mp4 True", "a.mp4 True", "Permission denied"]
-    assert (disk.directory / "a.mp4").read_bytes() == CONTENT
-    assert not disk.partial("a.part").exists()
+    if taken is not None:
+        (disk.directory / "a.mp4").write_bytes(taken)
+    with nobody(disk) as here:
+        publishing = here.publish(here.partial("a.part"), here.directory / "a.mp4", SHA256)
+        if taken == b"somebody's":
+            with pytest.raises(FileExistsError):
+                await publishing
+        else:
+            assert await publishing
+            assert not here.partial("a.part").exists()
+    assert (disk.directory / "a.mp4").read_bytes() == (taken or CONTENT)

@@ -79,7 +79,7 @@ async def test_a_film_ends_up_under_its_name_whole_and_verified(
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_after_a_cut_only_what_is_missing_is_fetched(
-    simulator: Simulator, make_downloader: Make, want: Want, store: Store, reset: bool  # noqa: FBT001
+    simulator: Simulator, make_downloader: Make, want: Want, store: Store, *, reset: bool
 ) -> None:
     """What was recorded is kept, and only an overlap of 64 KiB before it is asked for again."""
     link = add(simulator, replace(CUT, reset=reset))
@@ -104,7 +104,7 @@ async def test_a_cancelled_download_recorded_what_is_on_the_disk(
     fetching = asyncio.create_task(make_downloader().fetch(await want(link)))
     part = disk.directory / ".partial" / "a.part"
     async with asyncio.timeout(5):
-        while not part.exists() or part.stat().st_size < 1_000_000:
+        while not part.exists() or part.stat().st_size < 1_000_000:  # noqa: ASYNC110 - neither a file nor a ledger has an event
             await asyncio.sleep(0.02)
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -197,9 +197,15 @@ async def test_a_file_without_a_length_is_believed_when_its_end_is_proved(
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_a_cut_is_never_taken_for_the_end(
-    simulator: Simulator, make_downloader: Make, want: Want, store: Store, framing: str, reset: bool  # noqa: FBT001
+    simulator: Simulator,
+    make_downloader: Make,
+    want: Want,
+    store: Store,
+    framing: str,
+    *,
+    reset: bool,
 ) -> None:
-    """aiohttp ends normally on FIN and RST when there is no length; here it is a failure."""
+    """On FIN and RST without a length aiohttp ends normally; here it is a failure."""
     link = add(simulator, FileFault(framing=framing, cut_after_bytes=700_000, reset=reset))  # type: ignore[arg-type]
     with pytest.raises(Trouble):
         await make_downloader().fetch(await want(link))
@@ -246,7 +252,12 @@ async def test_two_different_downloads_without_a_length_prove_nothing(
     ],
 )
 async def test_what_is_no_whole_film_never_gets_a_name(
-    simulator: Simulator, make_downloader: Make, want: Want, disk: Disk, fault: FileFault, reason: Reason
+    simulator: Simulator,
+    make_downloader: Make,
+    want: Want,
+    disk: Disk,
+    fault: FileFault,
+    reason: Reason,
 ) -> None:
     """HTML and nothing with status 200, and honest headers over half a film."""
     with pytest.raises(Spoiled) as caught:
@@ -274,7 +285,12 @@ async def test_after_a_longer_bad_file_a_shorter_good_one_is_whole(
 
 @pytest.mark.parametrize(("status", "failure"), [(403, Refused), (404, Refused), (503, Trouble)])
 async def test_a_refusal_keeps_the_bytes(
-    simulator: Simulator, make_downloader: Make, want: Want, store: Store, status: int, failure: type
+    simulator: Simulator,
+    make_downloader: Make,
+    want: Want,
+    store: Store,
+    status: int,
+    failure: type,
 ) -> None:
     """A link that dies in the middle is renewed by asking; what is here fits the renewed one."""
     link = add(simulator, CUT, FileFault(status=status, retry_after="7"))

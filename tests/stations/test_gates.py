@@ -54,7 +54,11 @@ async def test_a_gate_is_announced_once(gates: Gates, said: list[str], advance: 
     gates.open("key")
     gates.open("key")
     gates.close("key", "revoked")
-    assert said == ["gate.closed key: wrong key", "gate.opened key: again", "gate.closed key: revoked"]
+    assert said == [
+        "gate.closed key: wrong key",
+        "gate.opened key: again",
+        "gate.closed key: revoked",
+    ]
 
 
 async def test_one_probe_passes_when_the_pause_is_over(gates: Gates, advance: Advance) -> None:
@@ -159,3 +163,16 @@ async def test_a_cancelled_wait_takes_no_probe(gates: Gates, advance: Advance) -
         await waiting
     advance(10 * SECOND)
     assert await passes(gates, "rate")
+
+
+async def test_a_long_pause_is_looked_at_twice_a_minute(gates: Gates) -> None:
+    """The monotonic clock stands still while a machine is suspended, the pause does not."""
+    gates.close("rate", "slower", HOUR)
+    waiting = asyncio.create_task(gates.pass_through("rate"))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    due = min(handle.when() for handle in loop._scheduled if not handle.cancelled())  # type: ignore[attr-defined]
+    assert due - loop.time() <= 30
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -1,5 +1,7 @@
 """The partial file: what is recorded was synced, what is not recorded is not believed."""
 
+# ruff: noqa: ASYNC240 - a test may wait for its own disk
+
 import asyncio
 import os
 import resource
@@ -77,6 +79,11 @@ def file_limit(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def open_files() -> set[str]:
+    """Return the descriptors of this process."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
 async def test_what_was_written_is_recorded_at_the_end(
     begin: Begin, path: Path, records: list[Record]
 ) -> None:
@@ -129,7 +136,7 @@ async def test_the_record_keeps_up_with_long_downloads(
     ],
 )
 async def test_only_what_record_and_disk_agree_on_is_believed(
-    begin: Begin, path: Path, on_disk: bytes | None, recorded: str, believed: str, known: bool  # noqa: FBT001
+    begin: Begin, path: Path, on_disk: bytes | None, recorded: str, believed: str, *, known: bool
 ) -> None:
     """Bytes behind the record are cut off: they may be of another version, and outlast a shorter.
 
@@ -206,11 +213,15 @@ async def test_a_full_disk_keeps_what_fitted(
     begin: Begin, path: Path, records: list[Record]
 ) -> None:
     """The block that did not fit is not recorded, also when half of it was written."""
-    with pytest.raises(Hindered, match="too large"):
+
+    async def write_too_much() -> None:
         async with begin() as part:
             await part.write(0, memoryview(b"x" * 4096))
             with file_limit(6000):
                 await part.write(4096, memoryview(b"y" * 4096))
+
+    with pytest.raises(Hindered, match="too large"):
+        await write_too_much()
     assert records == [("0-4096", None, None)]
     assert path.stat().st_size == 6000
     async with begin("0-4096") as part:
@@ -238,7 +249,7 @@ async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
             disk.pool.submit(hold.wait)
             await steps[moment]()
 
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     task = asyncio.create_task(download())
     await asyncio.sleep(0.05)
     task.cancel()
@@ -247,7 +258,7 @@ async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
     hold.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files() == before
     expected = {"write": b"0123456789abcd", "sync": b"0123456789ab"}
     assert path.read_bytes() == expected.get(moment, b"")
     for spans, _, _ in records:
@@ -259,7 +270,7 @@ async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
 
 async def test_a_file_that_is_opened_for_nobody_is_closed(disk: Disk, begin: Begin) -> None:
     """Cancelled while a slow disk opens it: the descriptor that comes late is not forgotten."""
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     looking, opening = threading.Event(), threading.Event()
     disk.pool.submit(looking.wait)
     task = asyncio.create_task(begin().__aenter__())
@@ -271,14 +282,15 @@ async def test_a_file_that_is_opened_for_nobody_is_closed(disk: Disk, begin: Beg
     opening.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files() == before
 
 
 async def test_a_file_whose_sync_fails_is_not_recorded(
     begin: Begin, path: Path, records: list[Record]
 ) -> None:
     """A descriptor that cannot be synced stands for a dying disk: nothing of it is believed."""
-    with pytest.raises(Hindered):
+
+    async def write_and_break() -> None:
         async with begin() as part:
             await part.write(0, memoryview(b"film"))
             # A descriptor of a pipe, under the file's number, refuses fdatasync with EINVAL.
@@ -287,5 +299,8 @@ async def test_a_file_whose_sync_fails_is_not_recorded(
             os.close(reader)
             os.close(writer)
             await part.sync()
+
+    with pytest.raises(Hindered):
+        await write_and_break()
     assert records == []
     assert not path.exists()

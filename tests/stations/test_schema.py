@@ -13,6 +13,16 @@ from daemon.rules.task import COLUMNS, Task
 from daemon.schema import MIGRATIONS
 from daemon.store import Store
 
+FACTS: dict[str, object] = {
+    "link": "l",
+    "fetch_at": 1,
+    "size_bytes": 1,
+    "sha256": "00",
+    "path": "/a",
+    "stored_at": 1,
+}
+"""What has to be known in every state."""
+
 
 async def execute(store: Store, sql: str, *values: object) -> list[tuple[object, ...]]:
     """Run a statement past the ledger's own calls."""
@@ -21,18 +31,17 @@ async def execute(store: Store, sql: str, *values: object) -> list[tuple[object,
 
 async def insert(store: Store, **columns: object) -> None:
     """Insert a task by hand; the rest of its columns is good."""
-    good = {
-        **{"task_id": "a", "state": "expected", "cause": "adopted", "source": "track"},
-        **{"created_at": 1, "updated_at": 1, "deadline_at": 1},
-    }
-    values = good | columns
+    words = {"task_id": "a", "state": "expected", "cause": "adopted", "source": "track"}
+    values = words | dict.fromkeys(("created_at", "updated_at", "deadline_at"), 1) | columns
     names, marks = ", ".join(values), ", ".join("?" * len(values))
     await execute(store, f"INSERT INTO task ({names}) VALUES ({marks})", *values.values())  # noqa: S608 - only column names
 
 
 async def test_the_columns_are_the_fields_of_a_task(store: Store) -> None:
     """Order, names, types and what may be missing: a row becomes a `Task` without a look."""
-    found = await execute(store, "SELECT name, type, \"notnull\" OR pk FROM pragma_table_info('task')")
+    found = await execute(
+        store, "SELECT name, type, \"notnull\" OR pk FROM pragma_table_info('task')"
+    )
     assert tuple(name for name, _, _ in found) == COLUMNS
     hints = get_type_hints(Task)
     kinds = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -44,11 +53,9 @@ async def test_the_columns_are_the_fields_of_a_task(store: Store) -> None:
 
 async def test_every_state_and_reason_can_be_written_and_no_other(store: Store) -> None:
     """The vocabularies of the rules are those of the database."""
-    whole = {
-        **{"link": "l", "fetch_at": 1, "size_bytes": 1, "sha256": "00", "stored_at": 1},
-    }
     for number, state in enumerate(State):
-        await insert(store, **whole, task_id=f"s{number}", state=state, path=f"/{number}")
+        facts = FACTS | {"path": f"/{number}"}
+        await insert(store, **facts, task_id=f"s{number}", state=state)
     for number, reason in enumerate(Reason):
         await insert(store, task_id=f"r{number}", reason=reason)
     for column in ("state", "reason", "source"):
@@ -70,13 +77,9 @@ async def test_a_state_without_its_facts_cannot_be_written(
     store: Store, state: str, missing: str
 ) -> None:
     """A finished task without a path or a digest is impossible, whoever wrote it."""
-    facts: dict[str, object] = {
-        **{"link": "l", "fetch_at": 1, "size_bytes": 1, "sha256": "00", "path": "/a"},
-        "stored_at": 1,
-    }
     with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
-        await insert(store, **facts | {missing: None}, state=state)
-    await insert(store, **facts, state=state)
+        await insert(store, **FACTS | {missing: None}, state=state)
+    await insert(store, **FACTS, state=state)
 
 
 async def test_two_tasks_never_have_one_file(store: Store) -> None:

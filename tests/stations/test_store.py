@@ -73,17 +73,14 @@ async def test_history_is_written_for_every_move_and_told_once(
 ) -> None:
     """No caller can forget it: a trigger writes it in the transaction of the move."""
     ((task,), _) = await adopt(store, "a")
-    for number, (cause, changes) in enumerate(
-        (
-            (Cause.LINKED, {"link": LINK, "fetch_at": NOW}),
-            (Cause.FETCHED, WHOLE),
-            (None, {"message": "no move"}),
-            (Cause.PUBLISHED, {"reason": "finish"}),
-            (Cause.FINISHED, {}),
-        ),
-        1,
-    ):
-        verdict = Verdict(cause, changes)
+    verdicts = (
+        Verdict(Cause.LINKED, {"link": LINK, "fetch_at": NOW}),
+        Verdict(Cause.FETCHED, WHOLE),
+        Verdict(None, {"message": "no move"}),
+        Verdict(Cause.PUBLISHED, {"reason": "finish"}),
+        Verdict(Cause.FINISHED, {}),
+    )
+    for number, verdict in enumerate(verdicts, 1):
         task, _ = await store.settle(task, NOW + number, lambda _, verdict=verdict: verdict)  # type: ignore[misc]
     history = await store.history("a")
     steps = [(step.before, step.after, step.cause, step.reason) for step in history]

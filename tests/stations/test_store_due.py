@@ -90,7 +90,7 @@ async def test_it_is_known_when_something_falls_due(store: Store, plant: Plant) 
     ],
 )
 async def test_a_link_is_tried_when_nobody_answers_for_long(
-    store: Store, plant: Plant, columns: dict[str, object], found: bool  # noqa: FBT001
+    store: Store, plant: Plant, columns: dict[str, object], *, found: bool
 ) -> None:
     """Only with a link at hand, and only when no answer came since it did."""
     await plant("a", **columns)

@@ -29,7 +29,10 @@ def hint(task_id: str, link: str | None = None, now: int = NOW) -> Tidings:
     """Build a callback that proves nothing."""
     return Tidings(
         task_id=task_id,
-        **{"cause": Cause.HINTED, "now": now, "deadline_at": now + DAY, "ask_at": now},  # type: ignore[arg-type]
+        cause=Cause.HINTED,
+        now=now,
+        deadline_at=now + DAY,
+        ask_at=now,
         hint=link,
     )
 
@@ -38,7 +41,10 @@ def success(task_id: str, link: str = LINK, now: int = NOW) -> Tidings:
     """Build a trusted callback with a link."""
     return Tidings(
         task_id=task_id,
-        **{"cause": Cause.LINKED, "now": now, "deadline_at": now + DAY, "ask_at": None},  # type: ignore[arg-type]
+        cause=Cause.LINKED,
+        now=now,
+        deadline_at=now + DAY,
+        ask_at=None,
         link=link,
     )
 
@@ -47,7 +53,10 @@ def failure(task_id: str, message: str = "no", now: int = NOW) -> Tidings:
     """Build a trusted callback that says failure."""
     return Tidings(
         task_id=task_id,
-        **{"cause": Cause.DECLINED, "now": now, "deadline_at": now + DAY, "ask_at": None},  # type: ignore[arg-type]
+        cause=Cause.DECLINED,
+        now=now,
+        deadline_at=now + DAY,
+        ask_at=None,
         reason=Reason.PROVIDER_ERROR,
         message=message,
         code=500,
@@ -85,7 +94,7 @@ async def test_three_hundred_callbacks_are_one_commit(
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_every_order_of_callbacks_ends_alike(store: Store, together: bool) -> None:  # noqa: FBT001
+async def test_every_order_of_callbacks_ends_alike(store: Store, *, together: bool) -> None:
     """Success outranks failure outranks nothing, whatever comes first and however often."""
     messages = (hint, success, failure, failure, hint)
     orders = sorted(set(permutations(range(len(messages)))))
@@ -150,7 +159,11 @@ async def test_a_failure_is_told_and_a_success_takes_it_back(store: Store) -> No
     await store.receive([hint("a")])
     for message in ("first", "second"):
         failed = await receive(store, failure("a", message))
-        assert (failed.state, failed.reason, failed.message) == ("failed", "provider_error", message)
+        assert (failed.state, failed.reason, failed.message) == (
+            "failed",
+            "provider_error",
+            message,
+        )
         assert (failed.provider_code, failed.ask_at) == (500, None)
     revived = await receive(store, success("a"))
     assert (revived.state, revived.reason, revived.message) == ("wanted", None, None)
@@ -180,7 +193,7 @@ async def test_a_hint_makes_the_question_due_and_is_dated_once(store: Store) -> 
     ],
 )
 async def test_a_hint_asks_where_an_answer_could_change_something(
-    store: Store, plant: Plant, state: State, unconfirmed: int, asked: bool  # noqa: FBT001
+    store: Store, plant: Plant, state: State, unconfirmed: int, *, asked: bool
 ) -> None:
     """A late callback asks about what failed or was lost, and about what nobody confirmed."""
     await plant("a", state, unconfirmed=unconfirmed, ask_at=None)
@@ -206,8 +219,8 @@ from daemon.store import open_store
 async def main():
     async with open_store(Path(sys.argv[1])) as store:
         for number in range(1_000_000):
-            tidings = Tidings(task_id=f"t{number}", cause=Cause.HINTED, now=1, deadline_at=9, ask_at=1)
-            await store.receive([tidings])
+            facts = {"cause": Cause.HINTED, "now": 1, "deadline_at": 9, "ask_at": 1}
+            await store.receive([Tidings(task_id=f"t{number}", **facts)])
             print(number, flush=True)
 
 asyncio.run(main())

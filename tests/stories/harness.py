@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +32,7 @@ FILM_BYTES: Final = 200_000
 
 Section = Mapping[str, object]
 
-_DAEMON = (sys.executable, "-m", "daemon")
+_COMMAND = (sys.executable, "-m", "daemon")
 _SETTINGS: Mapping[str, Section] = {
     "callback": {"listen": "127.0.0.1:0", "tokens": [TOKEN]},
     "provider": {"api_key": API_KEY, "requests_per_second": 100, "credits_low": 0},
@@ -100,7 +101,7 @@ class Daemon:
         self.ready: Mapping[str, Any] = {}
         self.expect_errors = expect_errors
         self._runs = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     @property
     def url(self) -> str:
@@ -108,7 +109,7 @@ class Daemon:
         return f"{self.callback}/{TOKEN}"
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[Any]":
         """The newest process."""
         assert self._process is not None
         return self._process
@@ -117,8 +118,8 @@ class Daemon:
         """Start a process and return at once; its log goes to a file of its own."""
         self._runs += 1
         with self._file("log").open("wb") as output, self._file("errors").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*_DAEMON, "-c", str(self.config), "serve"],
+            self._process = launch(
+                *("-c", str(self.config), "serve"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
@@ -262,18 +263,29 @@ class Daemon:
         return await asyncio.to_thread(run_verb, "-c", str(self.config), *arguments, stdin=stdin)
 
 
-def run_verb(*arguments: str, stdin: str = "", **environ: str) -> Ended:
-    """Run the command line to its end, its output in pipes."""
-    done = subprocess.run(
-        [*_DAEMON, *arguments],
-        input=stdin,
+def launch(*arguments: str, **options: Any) -> "subprocess.Popen[Any]":
+    """Start our program and return at once; `options` are those of `Popen`."""
+    return subprocess.Popen([*_COMMAND, *arguments], **options)  # noqa: S603 - our own program
+
+
+def run_verb(
+    *arguments: str,
+    stdin: str = "",
+    cwd: Path | None = None,
+    seconds: float = PATIENCE_SECONDS,
+    **environ: str,
+) -> Ended:
+    """Run the command line to its end, its output in pipes; bytes in `stdin` are surrogates."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        [*_COMMAND, *arguments],
+        input=stdin.encode(errors="surrogateescape"),
         capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=seconds,
         check=False,
+        cwd=cwd,
         env={**environment(), **environ},
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def _choose(text: str, event: str | None, fields: Mapping[str, object]) -> list[dict[str, Any]]:
@@ -293,7 +305,7 @@ async def ask(
 ) -> Heard:
     """Send one request on a connection of its own and return the answer."""
     async with aiohttp.request(
-        method, url, data=data or None, headers=headers, allow_redirects=False
+        method, url, data=BytesIO(data) if data else None, headers=headers, allow_redirects=False
     ) as response:
         return Heard(response.status, dict(response.headers), await response.read())
 

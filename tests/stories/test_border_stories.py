@@ -183,7 +183,7 @@ async def send_raw(daemon: Daemon, request: bytes) -> bytes:
 
 
 async def test_malformed_requests_are_refused_and_do_no_harm(border: Daemon) -> None:
-    """No request makes a 5xx, a redirect or an error in the log, with the right token or without."""
+    """No request makes a 5xx, a redirect or an error in the log, with the right token or not."""
     call = f"POST {urlsplit(border.callback).path}/{TOKEN} HTTP/1.1\r\nHost: a\r\n".encode()
     chunked = call + b"Transfer-Encoding: chunked\r\n"
     heads = (
@@ -301,7 +301,7 @@ async def test_large_compressed_and_slow_bodies_are_refused(border: Daemon) -> N
         reply = await border.post(success("identity", LINK), headers={"Content-Encoding": encoding})
         assert reply.status == 200
     assert (await dripping).split(b" ")[1] == b"408"
-    assert 4.5 < time.monotonic() - began < 8
+    assert 4.5 < time.monotonic() - began < 15
     assert {line["status"] for line in border.log("callback.rejected")} >= {408, 413, 415}
 
 

@@ -1,0 +1,178 @@
+"""Kills the serving daemon again and again under callbacks, and looks for what it had promised.
+
+Rule: a callback that was answered with 200 is in the ledger after every restart, a film that it
+named ends up on the disk, and no file ever stands under a finished name that is not whole. Killing
+a process proves nothing about a power cut: what the kernel has taken, it keeps.
+
+    python -m tests.campaigns.kills --kills 50 --seed 1
+"""
+
+import asyncio
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import click
+
+from daemon.simulator.simulator import Simulator
+from tests.stories.harness import (
+    Daemon,
+    Section,
+    ask,
+    check_film,
+    configure,
+    failure,
+    simulated_provider,
+    success,
+)
+
+CALLERS: Final = 8
+FILMS: Final = 0.1
+"""The share of callbacks that name a film."""
+AGAIN: Final = 0.2
+"""The share of answered callbacks that are sent once more."""
+LIFE_SECONDS: Final = (0.02, 0.6)
+"""How long a daemon may serve before it is killed."""
+BIRTH_SECONDS: Final = (0.1, 0.5)
+"""How long one may start that is killed before it serves."""
+SETTINGS: Final[Mapping[str, Section]] = {
+    "callback": {"trust": "callback"},
+    "provider": {"api_key": None},
+    "log": {"level": "info"},
+}
+
+
+class PromiseBroken(AssertionError):
+    """Something that was acknowledged is not true."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the callers were told, and what was done to the daemon."""
+
+    answered: Counter[str] = field(default_factory=Counter)
+    """How many callbacks of each task were answered with 200."""
+    films: set[str] = field(default_factory=set)
+    seen: set[Path] = field(default_factory=set)
+    """Finished files that were found whole."""
+    kills: int = 0
+    cut_off: int = 0
+    """Callbacks that got no answer."""
+
+
+async def run_campaign(folder: Path, *, kills: int, seed: int) -> Tally:
+    """Kill a daemon `kills` times and return the count of what was kept.
+
+    Raises:
+        PromiseBroken: with the seed that shows it.
+    """
+    luck, tally = random.Random(seed), Tally()
+    async with simulated_provider() as provider:
+        daemon = Daemon(folder, configure(provider.base_url, **SETTINGS))
+        try:
+            await asyncio.to_thread(daemon.start)
+            while tally.kills < kills:
+                await _serve_and_kill(daemon, provider, luck, tally)
+                await _check(daemon, provider, tally)
+            await daemon.until_all(tally.films)
+            for task_id in tally.films:
+                check_film(daemon, provider, task_id)
+        except PromiseBroken as broken:
+            raise PromiseBroken(f"seed {seed}, kill {tally.kills}: {broken}") from broken
+        finally:
+            await asyncio.to_thread(daemon.end)
+    return tally
+
+
+async def _serve_and_kill(
+    daemon: Daemon, provider: Simulator, luck: random.Random, tally: Tally
+) -> None:
+    """Let callers call, kill in the middle of it, perhaps once more at the start, start again."""
+    callers = [
+        asyncio.create_task(_call(daemon.url, provider, random.Random(luck.random()), tally))
+        for _ in range(CALLERS)
+    ]
+    await asyncio.sleep(luck.uniform(*LIFE_SECONDS))
+    await asyncio.to_thread(daemon.kill)
+    tally.kills += 1
+    await asyncio.gather(*callers)
+    if luck.random() < 0.25:
+        daemon.spawn()
+        await asyncio.sleep(luck.uniform(*BIRTH_SECONDS))
+        await asyncio.to_thread(daemon.kill)
+        tally.kills += 1
+    await asyncio.to_thread(daemon.start)
+
+
+async def _call(url: str, provider: Simulator, luck: random.Random, tally: Tally) -> None:
+    """Send callbacks until nobody answers any more."""
+    while True:
+        if luck.random() < FILMS:
+            task_id = provider.add_task(finished=True)
+            body = success(task_id, provider.tasks[task_id].video_url)
+        else:
+            task_id = f"kill-{luck.getrandbits(64):016x}"
+            body = failure(task_id)
+        for _ in range(2 if luck.random() < AGAIN else 1):
+            if not await _is_acknowledged(url, body):
+                tally.cut_off += 1
+                return
+            tally.answered[task_id] += 1
+            if body["code"] == 200:
+                tally.films.add(task_id)
+
+
+async def _is_acknowledged(url: str, body: dict[str, object]) -> bool:
+    """Send one callback; return whether it was answered."""
+    try:
+        reply = await ask("POST", url, data=json.dumps(body).encode())
+    except (aiohttp.ClientError, OSError):
+        return False
+    if reply.status != 200:
+        raise PromiseBroken(f"a proper callback was answered with {reply.status}")
+    return True
+
+
+async def _check(daemon: Daemon, provider: Simulator, tally: Tally) -> None:
+    """Compare the ledger and the folder of a daemon that came back with what was promised."""
+    ledger = await daemon.tasks()
+    lost = [
+        task_id
+        for task_id, count in tally.answered.items()
+        if task_id not in ledger or ledger[task_id]["callbacks"] < count
+    ]
+    if lost:
+        raise PromiseBroken(f"acknowledged and not in the ledger: {', '.join(lost)}")
+    for path in daemon.videos.glob("*.mp4"):
+        if path not in tally.seen:
+            film = provider.tasks[path.stem.removeprefix("video_")].film
+            if path.read_bytes() != b"".join(film.read(0, film.size_bytes)):
+                raise PromiseBroken(f"{path} has a finished name and is not whole")
+            tally.seen.add(path)
+
+
+@click.command()
+@click.option("--kills", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--seed", type=int, required=True, help="The same seed draws the same luck.")
+def main(kills: int, seed: int) -> None:
+    """Run a campaign and say what it did."""
+    click.echo(f"{kills} kills, seed {seed}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="suno-videod-kills-") as folder:
+        tally = asyncio.run(run_campaign(Path(folder), kills=kills, seed=seed))
+    click.echo(
+        f"killed {tally.kills} times in {time.monotonic() - began:.0f} s: "
+        f"{tally.answered.total()} callbacks acknowledged, {tally.cut_off} cut off, "
+        f"{len(tally.films)} films fetched, nothing lost"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Waiting ends with proof: links that nobody confirms are tried, lost is what is proved lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from daemon import patience
+from daemon.patience import wait_no_longer
+from daemon.rules.lifecycle import State
+from daemon.rules.schedule import HOUR, MINUTE, Pace
+from daemon.rules.task import Task
+from daemon.rules.verdict import Terms
+from daemon.store import Store
+
+START = 1_790_000_000_000
+TRUST_AFTER = 6 * HOUR
+PACE = Pace(first_after_ms=3 * MINUTE, interval_ms=30_000, limit_ms=6 * HOUR)
+
+Advance = Callable[[int], None]
+Now = Callable[[], int]
+Plant = Callable[..., Awaitable[Task]]
+Sweep = Callable[..., AbstractAsyncContextManager[list[bool]]]
+
+
+@pytest.fixture
+def sweep(store: Store, now: Now) -> Sweep:
+    """Sweep once after the block; yields how often downloads were rung."""
+
+    @asynccontextmanager
+    async def start(*, has_key: bool = True) -> AsyncIterator[list[bool]]:
+        terms = Terms(pace=PACE, retry_first_ms=2000, retry_limit_ms=MINUTE, has_key=has_key)
+        rung: list[bool] = []
+        sweeping = asyncio.create_task(
+            wait_no_longer(store, terms, TRUST_AFTER, now, lambda: rung.append(True))
+        )
+        try:
+            yield rung
+            await asyncio.sleep(0.15)
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+        assert sweeping.cancelled()
+
+    return start
+
+
+async def state_of(store: Store, task_id: str = "a") -> str:
+    """Return the state of a task."""
+    task = await store.task(task_id)
+    assert task is not None
+    return task.state
+
+
+async def test_a_hint_that_nobody_confirms_is_tried_in_the_end(
+    store: Store, plant: Plant, sweep: Sweep
+) -> None:
+    """Marked as unconfirmed, and the downloads hear of it; promise 2 outranks the confirmation."""
+    await plant("a", hint="https://x", hint_at=START - TRUST_AFTER)
+    await plant("young", hint="https://x", hint_at=START - TRUST_AFTER + 1)
+    await plant("linked", link="https://y", unanswered_since=START - TRUST_AFTER)
+    async with sweep() as rung:
+        pass
+    task = await store.task("a")
+    assert task is not None
+    assert (task.state, task.link, task.unconfirmed, task.fetch_at) == (
+        "wanted",
+        "https://x",
+        1,
+        START,
+    )
+    linked = await store.task("linked")
+    assert linked is not None
+    assert (linked.state, linked.link, linked.unconfirmed) == ("wanted", "https://y", 0)
+    assert await state_of(store, "young") == "expected"
+    assert len(rung) == 2
+
+
+async def test_without_a_key_no_hint_waits_for_an_answer(
+    store: Store, plant: Plant, sweep: Sweep
+) -> None:
+    """There is nobody to confirm anything, so the callback was believed when it came."""
+    await plant("a", hint="https://x", hint_at=START - TRUST_AFTER)
+    async with sweep(has_key=False) as rung:
+        pass
+    assert await state_of(store) == "expected"
+    assert rung == []
+
+
+@pytest.mark.parametrize(
+    ("state", "proof", "has_key", "after"),
+    [
+        (State.WANTED, {"refusal_proofs": 3, "questions": 2}, True, "lost"),
+        (State.WANTED, {"refusal_proofs": 2, "questions": 2}, True, "wanted"),
+        (State.WANTED, {"refusal_proofs": 3, "questions": 1}, True, "wanted"),
+        (State.WANTED, {"refusal_proofs": 3}, False, "lost"),
+        (State.WANTED, {"refusal_proofs": 2}, False, "wanted"),
+        (State.EXPECTED, {"questions": 2}, True, "lost"),
+        (State.EXPECTED, {"questions": 1}, True, "expected"),
+        (State.EXPECTED, {}, False, "expected"),
+        (State.VERIFIED, {"refusal_proofs": 3, "questions": 2}, True, "verified"),
+    ],
+)
+async def test_a_deadline_without_proof_ends_nothing(
+    store: Store,
+    plant: Plant,
+    sweep: Sweep,
+    *,
+    state: State,
+    proof: dict[str, int],
+    has_key: bool,
+    after: str,
+) -> None:
+    """Refusals and questions prove a loss, a clock reading does not."""
+    await plant("a", state, deadline_at=START, ask_at=None, **proof)
+    async with sweep(has_key=has_key):
+        pass
+    task = await store.task("a")
+    assert task is not None
+    assert task.state == after
+    assert (task.reason == "deadline") == (after == "lost")
+
+
+async def test_before_the_deadline_proof_ends_nothing_either(
+    store: Store, plant: Plant, sweep: Sweep, advance: Advance
+) -> None:
+    """To the millisecond; and a clock that jumps ahead alone loses no task without proof."""
+    proof = {"refusal_proofs": 3, "questions": 2}
+    await plant("a", State.WANTED, deadline_at=START + 1, **proof)
+    await plant("claimed", State.WANTED, deadline_at=START, claimed_at=START, **proof)
+    await plant("unproved", State.WANTED, deadline_at=START)
+    async with sweep():
+        pass
+    assert (await store.counts())["wanted"] == 3
+    advance(365 * 24 * HOUR)
+    async with sweep():
+        pass
+    assert await state_of(store) == "lost"
+    assert (await store.counts())["wanted"] == 2
+
+
+async def test_without_a_key_and_a_link_a_day_more_is_waited(
+    store: Store, plant: Plant, sweep: Sweep, advance: Advance
+) -> None:
+    """A callback may still come; after that nobody will ever tell."""
+    await plant("a", deadline_at=START)
+    advance(24 * HOUR - 1)
+    async with sweep(has_key=False):
+        pass
+    assert await state_of(store) == "expected"
+    advance(1)
+    async with sweep(has_key=False):
+        pass
+    assert await state_of(store) == "lost"
+
+
+async def test_it_is_swept_again_and_again(
+    store: Store, plant: Plant, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is proved later is found later, without anybody's word."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_MS", 0)
+    async with sweep():
+        await asyncio.sleep(0.1)
+        await plant("a", State.WANTED, deadline_at=START, refusal_proofs=3, questions=2)
+        await asyncio.sleep(0.6)
+    assert await state_of(store) == "lost"
+
+
+async def test_more_than_a_page_is_swept(
+    store: Store, plant: Plant, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that cannot be lost yet do not hide those behind them."""
+    monkeypatch.setattr(patience, "BATCH", 2)
+    for number in range(5):
+        await plant(f"stays{number}", State.WANTED, deadline_at=START)
+    await plant("a", State.WANTED, deadline_at=START, refusal_proofs=3, questions=2)
+    async with sweep():
+        pass
+    assert await state_of(store) == "lost"
+    assert (await store.counts())["wanted"] == 5
