@@ -24,7 +24,7 @@ from daemon.rules.failure import Hindered
 from daemon.rules.lifecycle import State
 from daemon.rules.notice import TASK_ID, check_token
 from daemon.rules.verdict import Terms, judge_retry
-from daemon.store import Store
+from daemon.store import Store, StoreFailed
 from daemon.views import (
     DiskView,
     HeldPage,
@@ -205,6 +205,8 @@ def admin_app(office: Office, guard: Guard) -> web.Application:
             return await handler(request)
         except Refusal as refusal:
             return refusal.response
+        except StoreFailed as failure:
+            return _problem(503, "unavailable", str(failure))
         except web.HTTPException as error:
             if error.status == 413:  # noqa: PLR2004 - Content Too Large
                 return _problem(413, "too_large", f"a body has at most {BODY_LIMIT_BYTES} bytes")

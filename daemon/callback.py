@@ -21,7 +21,7 @@ from daemon.rules.notice import Unreadable, check_signature, check_token, read_c
 from daemon.rules.redaction import escape_control
 from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import judge_callback
-from daemon.store import Store, StoreFailed
+from daemon.store import Store, StoreFailed, survive
 
 BODY_LIMIT_BYTES: Final = 64 << 10
 BODY_SECONDS: Final = 5.0
@@ -72,6 +72,7 @@ class Intake:
             for _, committed in batch:
                 if not committed.done():
                     committed.set_exception(failure)
+            survive(failure)
             return
         for (_, committed), task in zip(batch, tasks, strict=True):
             if not committed.done():

@@ -79,14 +79,18 @@ def cli(context: click.Context, flag: Path | None) -> None:
 @click.pass_obj
 def serve(invocation: Invocation) -> int:
     """Run the daemon in the foreground."""
-    from daemon.logs import set_up_logs  # noqa: PLC0415 - the other verbs start faster without
+    from daemon.logs import ThreadedStream, set_up_logs  # noqa: PLC0415 - the other verbs start faster without
     from daemon.service import serve as run  # noqa: PLC0415
 
     loaded = invocation.load()
     section = loaded.config.log
     secrets = [secret.reveal() for secret in loaded.secrets]
-    set_up_logs(level=section.level, form=section.format, secrets=secrets)
-    code: int = asyncio.run(run(loaded, invocation.environ))
+    stream = ThreadedStream(sys.stdout)
+    set_up_logs(level=section.level, form=section.format, secrets=secrets, stream=stream)
+    try:
+        code: int = asyncio.run(run(loaded, invocation.environ))
+    finally:
+        stream.close()
     return code
 
 

@@ -45,6 +45,9 @@ BLOCK_BYTES: Final = 1 << 20
 """One write. Each is a thread hop of 50 to 100 us: at 8 KiB a core is busy with hopping alone."""
 GATHER_SECONDS: Final = 0.5
 """A slow host's bytes do not wait longer than this for their block to fill."""
+PATIENCE_SECONDS: Final = 600.0
+FAIR_SPEED: Final = 64 << 10
+"""Bytes a second, on average, that an attempt of more than `PATIENCE_SECONDS` has to reach."""
 RESTARTS: Final = 2
 """How often one attempt starts over because the host serves another version."""
 
@@ -87,7 +90,7 @@ class Downloader:
         async with open_partial(
             self._disk,
             path,
-            partial(self._record, task.task_id),
+            partial(self._record, task),
             spans=task.spans,
             total_bytes=task.size_bytes,
             validator=task.validator,
@@ -133,6 +136,7 @@ class Downloader:
         if not held:
             _log.warning("task.vanished", path=str(path))
             return await self._move(task, Cause.VANISHED, **_NOTHING_ON_DISK)
+        self._gates.open("disk")
         if path.name != self._name(task):
             _log.warning("task.renamed", path=str(path), taken=self._name(task))
         return await self._move(task, Cause.PUBLISHED, stored_at=self._now())
@@ -170,9 +174,15 @@ class Downloader:
         return settled
 
     async def _record(
-        self, task_id: str, spans: Spans, total_bytes: int | None, validator: str | None
+        self, task: Task, spans: Spans, total_bytes: int | None, validator: str | None
     ) -> None:
-        await self._store.record_progress(task_id, str(spans), total_bytes, validator)
+        await self._store.record_progress(
+            task.task_id,
+            str(spans),
+            total_bytes,
+            validator,
+            only_of=task.link if task.unconfirmed else None,
+        )
         if spans.total_bytes:
             # Bytes were synced: only that proves a disk that had failed to do it.
             self._gates.open("disk")
@@ -333,16 +343,27 @@ def _describe(response: ClientResponse, head: bytes) -> str:
 
 @dataclass(slots=True)
 class _Speed:
-    """The low-speed limit, over time spent waiting for the network and not for our own disk."""
+    """The low-speed limits, over time spent waiting for the network and not for our own disk.
+
+    Above the configured minimum a host may still hold a worker for days; after ten minutes of
+    waiting it has to be fast enough for others not to wait behind it. The bytes are kept.
+    """
 
     least_bytes_per_second: int
     window_seconds: float
     waited_seconds: float = 0.0
     window_bytes: int = 0
+    all_seconds: float = 0.0
+    all_bytes: int = 0
 
     def count(self, count: int, waited_seconds: float) -> None:
         self.window_bytes += count
         self.waited_seconds += waited_seconds
+        self.all_bytes += count
+        self.all_seconds += waited_seconds
+        if self.all_seconds > PATIENCE_SECONDS and self.all_bytes < FAIR_SPEED * self.all_seconds:
+            minutes = self.all_seconds / 60
+            raise Trouble(Reason.STALLED, f"{self.all_bytes} bytes in {minutes:.0f} minutes")
         if self.waited_seconds < self.window_seconds:
             return
         if self.window_bytes < self.least_bytes_per_second * self.waited_seconds:

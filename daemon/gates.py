@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from daemon.bell import sleep_until
-from daemon.rules.schedule import pause_gate
+from daemon.rules.schedule import SECOND, pause_gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,13 @@ class Gates:
         self._changed = asyncio.Event()
 
     def close(self, name: str, reason: str, pause_ms: int | None = None) -> None:
-        """Shut a gate, or keep it shut for longer; `pause_ms` overrides the gate's own pause."""
+        """Shut a gate, or keep it shut for longer; `pause_ms` is the other side's own wish."""
         now, before = self._now(), self._shut.get(name)
         closings = before.closings + 1 if before else 1
-        pause = pause_gate(name, closings) if pause_ms is None else pause_ms
+        pause = pause_gate(name, closings)
+        if pause_ms is not None:
+            # A host that says 0 again and again is not taken at its word.
+            pause = max(pause_ms, min(pause, SECOND << min(closings - 1, 16)))
         shut = Shut(name, before.since if before else now, reason, closings, now + pause)
         self._shut[name] = shut
         if before is None:

@@ -4,6 +4,8 @@ Rule: `web.run_app` is not used: signals and the order of stopping are ours.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -18,12 +20,53 @@ PAUSE_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
 
 
+class _Visits:
+    """The requests that are being answered.
+
+    aiohttp's own cleanup drops what still comes on a connection, so a callback whose body is on its
+    way would be lost; it is waited for before.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if self._count == 0:
+                self._none.set()
+
+    async def wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), seconds)
+
+
+_VISITS = web.AppKey("visits", _Visits)
+
+
+@web.middleware
+async def _attend(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    with request.app[_VISITS].one():
+        return await handler(request)
+
+
 class ListenFailed(Exception):
     """A socket cannot be opened; the text names it and says why."""
 
 
 def public_runner(app: web.Application) -> web.AppRunner:
     """Return a runner with limits for strangers (limits: security, not taste)."""
+    app[_VISITS] = _Visits()
+    app.middlewares.append(_attend)
     return web.AppRunner(
         app,
         handle_signals=False,
@@ -86,6 +129,9 @@ async def close(runners: list[web.AppRunner]) -> None:
             await site.stop()
     await asyncio.sleep(PAUSE_SECONDS)
     for runner in runners:
+        visits = runner.app.get(_VISITS)
+        if visits is not None:
+            await visits.wait(DRAIN_SECONDS)
         await runner.cleanup()
 
 

@@ -5,10 +5,17 @@ through the same processors, for aiohttp writes the whole line of a malformed re
 token in it.
 """
 
+# mypy: disable-error-code="explicit-override"
+# typing.override came with Python 3.12.
+
+import io
 import logging
+import queue
 import sys
+import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -18,8 +25,55 @@ from daemon.rules.redaction import escape_control, order_secrets, redact
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
+LINES_LIMIT = 10_000
+CLOSE_SECONDS = 2.0
 _FIRST = ("timestamp", "level", "event")
 _secrets: tuple[str, ...] = ()
+
+
+class ThreadedStream(io.TextIOBase):
+    """Writes lines on a thread of its own: a reader that stalls or leaves must not stop the loop.
+
+    Lines beyond the limit are dropped and counted; the count is told when the reader is back.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(LINES_LIMIT)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def isatty(self) -> bool:
+        """Return whether people read it."""
+        return self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        """Hand over some lines; never waits."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: the thread flushes after each write."""
+
+    def close(self) -> None:
+        """Write what is left, for at most two seconds."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while (text := self._lines.get()) is not None:
+            # Nobody reads any more: there is no place to say so.
+            with suppress(OSError, ValueError):
+                self._stream.write(text)
+                self._stream.flush()
+            if self._dropped and self._lines.empty():
+                dropped, self._dropped = self._dropped, 0
+                structlog.get_logger().warning("log.dropped", lines=dropped)
 
 
 def hide(secrets: Iterable[str]) -> None:
@@ -34,7 +88,7 @@ def mask(text: str) -> str:
 
 
 def set_up_logs(
-    *, level: str, form: str, secrets: Iterable[str], stream: TextIO = sys.stdout
+    *, level: str, form: str, secrets: Iterable[str], stream: TextIO | io.TextIOBase = sys.stdout
 ) -> None:
     """Send all logs to `stream`, as `json`, as `console`, or (`auto`) as the stream suggests."""
     hide(secrets)
@@ -66,7 +120,7 @@ def set_up_logs(
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=False,
     )
     foreign = logging.StreamHandler(stream)

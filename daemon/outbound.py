@@ -188,7 +188,9 @@ async def get_file(
     while True:
         seen.add(here.text.partition("#")[0])
         with customs():
-            response = await session.get(_url(here), headers=travelling, allow_redirects=False)
+            # `sock_read` begins anew with every byte, so a host could dribble headers for ever.
+            async with timeout(_most_seconds(session.timeout)):
+                response = await session.get(_url(here), headers=travelling, allow_redirects=False)
         try:
             if response.status not in _REDIRECTS:
                 yield response
@@ -211,6 +213,11 @@ async def read_chunk(response: aiohttp.ClientResponse, stall_timeout: float) -> 
         # neither data, nor an error, nor `sock_read` ever wakes it.
         async with timeout(stall_timeout):
             return await response.content.readany()
+
+
+def _most_seconds(limits: aiohttp.ClientTimeout) -> float:
+    """Return how long name, connection and headers may take together."""
+    return 2 * (limits.sock_connect or 0) + (limits.sock_read or 0)
 
 
 def _hop(here: Link, location: str | None, policy: AddressPolicy, seen: set[str]) -> Link:

@@ -9,7 +9,7 @@ from functools import partial
 
 from daemon.rules.schedule import PROOF_APART_MS
 from daemon.rules.verdict import Terms, judge_deadline, judge_silence
-from daemon.store import Store
+from daemon.store import Store, StoreFailed, survive
 
 BATCH = 100
 LONGEST_PAUSE_MS = 30_000
@@ -25,9 +25,12 @@ async def wait_no_longer(
     """Sweep for ever: use links that nobody confirms, and declare lost what is proved lost."""
     pause_ms = max(500, min(LONGEST_PAUSE_MS, trust_link_after_ms // 4, PROOF_APART_MS // 4))
     while True:
-        if terms.has_key:
-            await _trust_links(store, now(), trust_link_after_ms, ring_downloads)
-        await _declare_lost(store, now(), terms)
+        try:
+            if terms.has_key:
+                await _trust_links(store, now(), trust_link_after_ms, ring_downloads)
+            await _declare_lost(store, now(), terms)
+        except StoreFailed as failure:
+            survive(failure)
         await asyncio.sleep(pause_ms / 1000)
 
 

@@ -14,7 +14,7 @@ from daemon.bell import Bell, sleep_until
 from daemon.provider import Provider
 from daemon.rules.task import Task
 from daemon.rules.verdict import Terms, judge_answer
-from daemon.store import Store
+from daemon.store import Store, StoreFailed, survive
 
 AT_ONCE = 8
 """Questions on their way at the same time: at 100 a second and 80 ms each, eight keep the pace."""
@@ -55,9 +55,13 @@ class Poller:
         async with asyncio.TaskGroup() as questions:
             while True:
                 await room.acquire()
-                await self._wait_until_due()
-                await self._provider.permit()
-                task = await self._take()
+                try:
+                    await self._wait_until_due()
+                    await self._provider.permit()
+                    task = await self._take()
+                except StoreFailed as failure:
+                    await asyncio.sleep(survive(failure) / 1000)
+                    task = None
                 if task is None:
                     room.release()
                     continue
@@ -95,6 +99,9 @@ class Poller:
             )
             if verdict is not None and verdict.doubted:
                 _log.warning("task.unconfirmed", task_id=task.task_id, message=answer.message)
+        except StoreFailed as failure:
+            # The question stays due and is asked again.
+            await asyncio.sleep(survive(failure) / 1000)
         finally:
             self._asking.discard(task.id)
             self._bell.ring()

@@ -118,6 +118,9 @@ class Provider:
             too_many = self._failures >= API_FAILURES or self._gates.is_shut("api")
             if too_many and self._is_news("api", began):
                 self._gates.close("api", answer.message)
+        elif answer.outcome is Outcome.ODD:
+            # One mistyped id must not hold back the questions about all others.
+            self._failures = 0
         else:
             self._failures = 0
             name = _GATES[answer.outcome]

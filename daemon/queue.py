@@ -17,8 +17,8 @@ from daemon.gates import Gates
 from daemon.rules.failure import Hindered, StepFailed
 from daemon.rules.lifecycle import State
 from daemon.rules.task import Task
-from daemon.rules.verdict import Terms, judge_failure
-from daemon.store import Store
+from daemon.rules.verdict import Terms, Verdict, judge_failure
+from daemon.store import Store, StoreFailed, survive
 
 CAPACITY: Final = 1_000
 TOP_UP: Final = 16
@@ -26,39 +26,47 @@ TOP_UP: Final = 16
 _log = structlog.get_logger()
 
 
+Place = tuple[int, int, str]
+"""Failing or not, deadline or age, and the task id."""
+
+
 class DownloadQueue:
     """Task ids by deadline, the nearest first; and by age, the youngest first, for one worker."""
 
     def __init__(self) -> None:
-        self._urgent: asyncio.PriorityQueue[tuple[int, str]] = asyncio.PriorityQueue(CAPACITY)
-        self._fresh: asyncio.PriorityQueue[tuple[int, str]] = asyncio.PriorityQueue(CAPACITY)
+        self._urgent: asyncio.PriorityQueue[Place] = asyncio.PriorityQueue(CAPACITY)
+        self._fresh: asyncio.PriorityQueue[Place] = asyncio.PriorityQueue(CAPACITY)
         self._waiting: tuple[set[str], set[str]] = (set(), set())
 
     async def feed(self, store: Store, now: Callable[[], int], bell: Bell) -> None:
         """Refill for ever, when the bell rings and when the next task falls due."""
         while True:
             heard = bell.listen()
-            moment = now()
-            for due in await store.due_downloads(moment, self._limit(self._urgent), freshest=False):
-                self._put(self._urgent, self._waiting[0], (due.deadline_at, due.task_id))
-            for due in await store.due_downloads(moment, self._limit(self._fresh), freshest=True):
-                self._put(self._fresh, self._waiting[1], (-due.id, due.task_id))
-            _, due_at = await store.next_due()
-            # What is due already lies in the queue; the worker that takes it rings afterwards.
-            wait_ms = due_at - moment if due_at is not None and due_at > moment else 30_000
+            try:
+                wait_ms = await self._refill(store, now())
+            except StoreFailed as failure:
+                wait_ms = survive(failure)
             await sleep_until(heard, wait_ms / 1000)
 
+    async def _refill(self, store: Store, moment: int) -> int:
+        """Put in what is due; return how long until more is."""
+        for due in await store.due_downloads(moment, self._limit(self._urgent), freshest=False):
+            self._put(self._urgent, self._waiting[0], (due.failing, due.deadline_at, due.task_id))
+        for due in await store.due_downloads(moment, self._limit(self._fresh), freshest=True):
+            self._put(self._fresh, self._waiting[1], (due.failing, -due.id, due.task_id))
+        _, due_at = await store.next_due()
+        # What is due already lies in the queue; the worker that takes it rings afterwards.
+        return due_at - moment if due_at is not None and due_at > moment else 30_000
+
     @staticmethod
-    def _limit(queue: asyncio.PriorityQueue[tuple[int, str]]) -> int:
+    def _limit(queue: asyncio.PriorityQueue[Place]) -> int:
         """Read much only into an emptying queue; into a full one just what may be more urgent."""
         return CAPACITY if queue.qsize() < CAPACITY // 2 else TOP_UP
 
     @staticmethod
-    def _put(
-        queue: asyncio.PriorityQueue[tuple[int, str]], waiting: set[str], item: tuple[int, str]
-    ) -> None:
-        if item[1] not in waiting and not queue.full():
-            waiting.add(item[1])
+    def _put(queue: asyncio.PriorityQueue[Place], waiting: set[str], item: Place) -> None:
+        if item[-1] not in waiting and not queue.full():
+            waiting.add(item[-1])
             queue.put_nowait(item)
 
     async def take(self, *, freshest: bool) -> str:
@@ -66,7 +74,7 @@ class DownloadQueue:
         queue, waiting = (
             (self._fresh, self._waiting[1]) if freshest else (self._urgent, self._waiting[0])
         )
-        _, task_id = await queue.get()
+        *_, task_id = await queue.get()
         waiting.discard(task_id)
         return task_id
 
@@ -93,7 +101,11 @@ async def work(
     while True:
         task_id = await queue.take(freshest=freshest)
         await gates.pass_through("disk")
-        task = await store.claim(task_id, now())
+        try:
+            task = await store.claim(task_id, now())
+        except StoreFailed as failure:
+            await asyncio.sleep(survive(failure) / 1000)
+            continue
         if task is None:
             continue
         with structlog.contextvars.bound_contextvars(task_id=task.task_id):
@@ -104,13 +116,35 @@ async def work(
                 _log.warning("download.failed", reason=failure.reason, message=failure.message)
                 if isinstance(failure, Hindered):
                     gates.close("disk", failure.message)
-                await _settle_failure(store, task, failure, now(), terms)
+                await _try_settle(store, task, failure, now, terms)
+            except StoreFailed as failure:
+                await _give_back(store, task, failure, now)
         ring_questions()
         bell.ring()
 
 
-async def _settle_failure(
-    store: Store, task: Task, failure: StepFailed, now: int, terms: Terms
+async def _give_back(
+    store: Store, task: Task, failure: StoreFailed, now: Callable[[], int]
 ) -> None:
-    luck = random.random()
-    await store.settle(task, now, lambda newest: judge_failure(newest, failure, now, terms, luck))
+    """The ledger could not be written: free the claim as soon as it can."""
+    freed = Verdict(None, {"claimed_at": None})
+    while True:
+        await asyncio.sleep(survive(failure) / 1000)
+        try:
+            await store.settle(task, now(), lambda _: freed)
+        except StoreFailed as again:
+            failure = again
+        else:
+            return
+
+
+async def _try_settle(
+    store: Store, task: Task, failure: StepFailed, now: Callable[[], int], terms: Terms
+) -> None:
+    moment, luck = now(), random.random()
+    try:
+        await store.settle(
+            task, moment, lambda newest: judge_failure(newest, failure, moment, terms, luck)
+        )
+    except StoreFailed as broken:
+        await _give_back(store, task, broken, now)

@@ -7,6 +7,7 @@ and committed, downloads keep the bytes that they have, the store closes last.
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import Mapping
@@ -33,11 +34,12 @@ from daemon.listeners import (
     remove_socket,
 )
 from daemon.rules.failure import Hindered
-from daemon.store import StoreFailed
+from daemon.store import StoreFailed, survive
 from daemon.systemd import Notifier
 
 INTERRUPTED = 8
 REPORT_SECONDS = 10.0
+FILES_LIMIT = 65_536
 
 _log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     """Run the daemon until a signal or an error ends it; return the exit code."""
     began = time.monotonic()
     os.umask(0o077)
+    _raise_file_limit()
     stop = asyncio.Event()
     _hear_signals(stop)
     for warning in loaded.warnings:
@@ -62,6 +65,13 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
         return 1
     _log.info("daemon.stopped")
     return 0
+
+
+def _raise_file_limit() -> None:
+    """Out of descriptors, asyncio writes an error for each place in its backlog, for ever."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_LIMIT if hard == resource.RLIM_INFINITY else min(FILES_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _hear_signals(stop: asyncio.Event) -> None:
@@ -150,7 +160,12 @@ async def _report(parts: Parts, notifier: Notifier) -> None:
     """Tell systemd how it stands, and that we live, after the store and the loop proved it."""
     pause = notifier.watchdog_seconds / 3 if notifier.watchdog_seconds else REPORT_SECONDS
     while True:
-        counts = await parts.store.counts()
-        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        try:
+            counts = await parts.store.counts()
+            said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        except StoreFailed as failure:
+            # A full disk is nothing that a restart by the watchdog would cure.
+            survive(failure)
+            said = str(failure)
         notifier.tell(f"STATUS={said or 'no tasks yet'}", "WATCHDOG=1")
         await asyncio.sleep(min(pause, REPORT_SECONDS))

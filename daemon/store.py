@@ -21,87 +21,66 @@ from pathlib import Path
 from typing import Final
 
 import aiosqlite
+import structlog
 
 from daemon.database import open_database
 from daemon.rules.lifecycle import State
+from daemon.rules.schedule import HOUR
 from daemon.rules.task import COLUMNS, Due, Held, Move, Step, Task, Tidings
 from daemon.rules.ulid import LUCK_BYTES, make_ulid
 from daemon.rules.verdict import Verdict
 from daemon.schema import MIGRATIONS
+from daemon.statements import ADOPT, ALL, RECEIVE
 
-_ALL: Final = ", ".join(COLUMNS)
+NEAR_MS: Final = 24 * HOUR
+"""A deadline this near outranks earlier failures."""
 _HELD: Final = ", ".join(field.name for field in fields(Held))
 
 
+_FATAL: Final = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""After a failed sync the kernel calls lost pages clean (https://wiki.postgresql.org/wiki/Fsync_Errors)
+and a damaged file lies: only a new start, which reads everything again, can be trusted."""
+
+
+_log = structlog.get_logger()
+
+
 class StoreFailed(Exception):
-    """A statement did not commit. Nothing of it happened, nothing may be acknowledged."""
+    """A statement did not commit. Nothing of it happened, nothing may be acknowledged.
+
+    `fatal` says whether the process must end; otherwise (a full disk, a lock) the same statement
+    may succeed later.
+    """
+
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+STORE_PAUSE_MS: Final = 5_000
+"""How long a loop rests after a failed statement."""
+
+
+def survive(failure: StoreFailed) -> int:
+    """Return how many milliseconds to wait before trying again.
+
+    Raises:
+        StoreFailed: `failure` is fatal.
+    """
+    if failure.fatal:
+        raise failure
+    return STORE_PAUSE_MS
 
 
 class PathTaken(Exception):
     """Another task has the path that this one was to get; nothing was committed."""
-
-
-_ADOPT = f"""
-INSERT INTO task (task_id, label, state, cause, source, created_at, updated_at, deadline_at,
-                  ask_at, asked_since)
-SELECT value, :label, (SELECT after FROM transition WHERE cause = 'adopted' AND before = ''),
-       'adopted', :source, :now, :now, :deadline_at, :ask_at, :now
-FROM json_each(:ids) WHERE true
-ON CONFLICT (task_id) DO UPDATE SET label = COALESCE(excluded.label, label), previous_state = state
-RETURNING {_ALL}
-"""
-
-# The effective cause: a failure that follows a success proves nothing, for evidence of success
-# never goes down.
-_EFFECT = """
-CASE WHEN excluded.cause = 'declined' AND task.link IS NOT NULL THEN 'hinted'
-     ELSE excluded.cause END
-"""
-# The link enters while bytes are missing; later it would only confuse.
-_LINKS = "excluded.cause = 'linked' AND task.state IN ('expected', 'wanted', 'failed', 'lost')"
-# What proved the old link dead says nothing of a new one, and a lost task is tried before it can be
-# lost again.
-_HOPES = f"{_LINKS} AND (link IS NOT excluded.link OR state = 'lost')"
-_FAILS = f"{_EFFECT} = 'declined' AND task.state IN ('expected', 'failed')"
-_HINTS = f"{_EFFECT} = 'hinted' AND (task.state IN ('expected', 'failed', 'lost') OR unconfirmed)"
-
-_RECEIVE = f"""
-INSERT INTO task (task_id, state, cause, source, created_at, updated_at, deadline_at, ask_at,
-                  asked_since, link, fetch_at, hint, hint_at, reason, message, provider_code,
-                  callbacks)
-SELECT value ->> 0,
-       (SELECT after FROM transition WHERE cause = value ->> 1 AND before = ''),
-       value ->> 1, 'callback', value ->> 2, value ->> 2, value ->> 3, value ->> 4, value ->> 2,
-       value ->> 5, iif(value ->> 5 IS NULL, NULL, value ->> 2),
-       value ->> 6, iif(value ->> 6 IS NULL, NULL, value ->> 2),
-       value ->> 7, value ->> 8, value ->> 9, 1
-FROM json_each(?) WHERE true
-ON CONFLICT (task_id) DO UPDATE SET
-    callbacks = callbacks + 1,
-    version = version + 1,
-    updated_at = excluded.updated_at,
-    previous_state = state,
-    cause = {_EFFECT},
-    state = (SELECT after FROM transition WHERE cause = {_EFFECT} AND before = task.state),
-    link = CASE WHEN {_LINKS} THEN excluded.link ELSE link END,
-    fetch_at = CASE WHEN {_LINKS} AND (state <> 'wanted' OR link <> excluded.link)
-                    THEN excluded.updated_at ELSE fetch_at END,
-    refusals = CASE WHEN {_HOPES} THEN 0 ELSE refusals END,
-    refusal_proofs = CASE WHEN {_HOPES} THEN 0 ELSE refusal_proofs END,
-    refusal_proved_at = CASE WHEN {_HOPES} THEN NULL ELSE refusal_proved_at END,
-    hint = COALESCE(excluded.hint, hint),
-    hint_at = CASE WHEN excluded.hint IS NOT NULL AND hint IS NOT excluded.hint
-                   THEN excluded.hint_at ELSE hint_at END,
-    ask_at = CASE WHEN {_HINTS} OR {_LINKS} THEN excluded.ask_at
-                  WHEN {_FAILS} THEN NULL ELSE ask_at END,
-    asked_since = CASE WHEN {_HINTS} THEN excluded.updated_at ELSE asked_since END,
-    reason = CASE WHEN {_FAILS} THEN excluded.reason
-                  WHEN {_LINKS} AND state <> 'wanted' THEN NULL ELSE reason END,
-    message = CASE WHEN {_FAILS} THEN excluded.message
-                   WHEN {_LINKS} AND state <> 'wanted' THEN NULL ELSE message END,
-    provider_code = CASE WHEN {_FAILS} THEN excluded.provider_code ELSE provider_code END
-RETURNING {_ALL}
-"""
 
 
 class Store:
@@ -110,6 +89,7 @@ class Store:
     def __init__(self, connection: aiosqlite.Connection, observe: Callable[[Move], None]) -> None:
         self._connection = connection
         self._observe = observe
+        self._failing = False
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Task]:
         """Commit callbacks that waited together; return the rows in their order.
@@ -125,7 +105,7 @@ class Store:
             )
             for tidings in batch
         ]
-        tasks = await self._rows(_RECEIVE, (json.dumps(rows),))
+        tasks = await self._rows(RECEIVE, (json.dumps(rows),))
         self._tell(tasks)
         return tasks
 
@@ -159,7 +139,7 @@ class Store:
     ) -> tuple[list[Task], int]:
         """Take tasks into the ledger; return their rows and how many of them were new."""
         tasks = await self._rows(
-            _ADOPT,
+            ADOPT,
             {
                 "ids": json.dumps(list(task_ids)),
                 "source": source,
@@ -212,7 +192,7 @@ class Store:
         tasks = await self._rows(
             f"""
             UPDATE task SET {sets} previous_state = state, updated_at = :now, version = version + 1
-            WHERE id = :id AND version = :version RETURNING {_ALL}
+            WHERE id = :id AND version = :version RETURNING {ALL}
             """,
             {**changes, "now": now, "id": task.id, "version": task.version},
         )
@@ -227,22 +207,32 @@ class Store:
                             attempts = attempts + (state = 'wanted')
             WHERE task_id = :task_id AND claimed_at IS NULL AND fetch_at <= :now
                   AND state IN ('wanted', 'verified', 'stored')
-            RETURNING {_ALL}
+            RETURNING {ALL}
             """,
             {"task_id": task_id, "now": now},
         )
         return tasks[0] if tasks else None
 
     async def record_progress(
-        self, task_id: str, spans: str, size_bytes: int | None, validator: str | None
+        self,
+        task_id: str,
+        spans: str,
+        size_bytes: int | None,
+        validator: str | None,
+        *,
+        only_of: str | None = None,
     ) -> None:
-        """Remember which bytes are on disk. To be called after they were synced, never before."""
+        """Remember which bytes are on disk. To be called after they were synced, never before.
+
+        `only_of` is the link of bytes that nobody confirmed: once the provider named another one,
+        they are worth nothing and are not remembered.
+        """
         await self._fetch(
             """
             UPDATE task SET spans = ?, size_bytes = ?, validator = ?, version = version + 1
-            WHERE task_id = ? AND state = 'wanted'
+            WHERE task_id = ? AND state = 'wanted' AND link = COALESCE(?, link)
             """,
-            (spans, size_bytes, validator, task_id),
+            (spans, size_bytes, validator, task_id, only_of),
         )
 
     async def release_claims(self) -> None:
@@ -250,16 +240,21 @@ class Store:
         await self._fetch("UPDATE task SET claimed_at = NULL WHERE claimed_at IS NOT NULL", ())
 
     async def due_downloads(self, now: int, limit: int, *, freshest: bool) -> list[Due]:
-        """Return unclaimed tasks whose download step is due, the nearest deadline first."""
+        """Return unclaimed tasks whose download step is due, the nearest deadline first.
+
+        What failed before comes behind what did not, unless its deadline is near: twenty hosts that
+        never answer must not hold back hundreds that do.
+        """
         order = "id DESC" if freshest else "deadline_at, id"
         rows = await self._fetch(
             f"""
-            SELECT id, task_id, deadline_at FROM task
-            WHERE state IN ('wanted', 'verified', 'stored') AND fetch_at <= ?
+            SELECT id, task_id, deadline_at, failures > 0 AND deadline_at > :near AS failing
+            FROM task
+            WHERE state IN ('wanted', 'verified', 'stored') AND fetch_at <= :now
                   AND claimed_at IS NULL
-            ORDER BY {order} LIMIT ?
+            ORDER BY failing, {order} LIMIT :limit
             """,
-            (now, limit),
+            {"now": now, "near": now + NEAR_MS, "limit": limit},
         )
         return [Due(*row) for row in rows]
 
@@ -378,7 +373,7 @@ class Store:
                 self._observe(Move(task.previous_state, task))
 
     async def _tasks(self, where: str, parameters: object) -> list[Task]:
-        return await self._rows(f"SELECT {_ALL} FROM task {where}", parameters)
+        return await self._rows(f"SELECT {ALL} FROM task {where}", parameters)
 
     async def _rows(self, sql: str, parameters: object) -> list[Task]:
         rows = await self._fetch(sql, parameters)
@@ -386,13 +381,21 @@ class Store:
 
     async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
         try:
-            return list(await self._connection.execute_fetchall(sql, parameters))
+            rows = list(await self._connection.execute_fetchall(sql, parameters))
         except sqlite3.IntegrityError as error:
             if "task.path" in str(error):
                 raise PathTaken from error
             raise
         except sqlite3.Error as error:
-            raise StoreFailed(f"the database did not commit: {error}") from error
+            if not self._failing:
+                _log.error("store.failed", message=str(error))
+            self._failing = True
+            fatal = getattr(error, "sqlite_errorcode", None) in _FATAL
+            raise StoreFailed(f"the database did not commit: {error}", fatal=fatal) from error
+        if self._failing and not sql.lstrip().startswith("SELECT"):
+            self._failing = False
+            _log.info("store.recovered")
+        return rows
 
 
 @asynccontextmanager

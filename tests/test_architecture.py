@@ -21,7 +21,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "config",
         "bell disk outbound logs listeners systemd",
         "gates",
-        "schema",
+        "schema statements",
         "database",
         "store token",
         "partial provider views",

@@ -38,8 +38,13 @@ def name_video(template: str, *, task_id: str, label: str | None, date: str) -> 
 
 
 def name_partial(task_id: str) -> str:
-    """Return the name of the partial file inside `.partial/`."""
-    return f"{filter_field(task_id)}.part"
+    """Return the name of the partial file inside `.partial/`.
+
+    The digest is always there: two ids that share a name, by design of an attacker or on a file
+    system that folds case, would write into one another's film.
+    """
+    digest = hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{filter_field(task_id)[:32]}-{digest}.part"
 
 
 def name_beside(name: str, sha256: str) -> str:

@@ -172,6 +172,9 @@ class Outcome(Enum):
     RATE = "rate"
     MAINTENANCE = "maintenance"
     TROUBLE = "trouble"
+    """The call failed, and perhaps all calls do."""
+    ODD = "odd"
+    """A readable answer that no rule knows: trouble of this call alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,7 @@ CODES: Mapping[str, Mapping[int, Outcome]] = {
 """Body code -> meaning, per kind. A code neither here nor of success is trouble of the call."""
 
 _CODE_OK = 200
+_SERVER_ERROR = 500
 _BALANCE_LIMIT = 1e15
 """JSON as Python reads it also has NaN, Infinity and integers that no float can hold."""
 _HTTP_TOO_MANY = 429
@@ -242,10 +246,10 @@ def read_answer(kind: str, status: int, body: bytes, task_id: str) -> Answer:
         # `msg` says "success" here.
         return Answer(Outcome.UNKNOWN, "the provider does not know this task", code)
     if not isinstance(data, dict):
-        return Answer(Outcome.TROUBLE, "the answer's data is not an object", code)
+        return _odd("the answer's data is not an object", code)
     named = data.get("taskId", data.get("task_id"))
     if isinstance(named, str) and named and named != task_id:
-        return Answer(Outcome.TROUBLE, "the answer is about another task", code)
+        return _odd("the answer is about another task", code)
     response = data.get("response")
     inner = response if isinstance(response, dict) else {}
     link = _first_link(
@@ -277,9 +281,9 @@ def read_credits(kind: str, status: int, body: bytes) -> Answer | float:
     code, message, data = envelope
     amount = data.get("credits") if isinstance(data, dict) else data
     if isinstance(amount, bool) or not isinstance(amount, int | float):
-        return Answer(Outcome.TROUBLE, message or "the answer holds no balance", code)
+        return _odd(message or "the answer holds no balance", code)
     if not abs(amount) < _BALANCE_LIMIT:
-        return Answer(Outcome.TROUBLE, "the answer holds an impossible balance", code)
+        return _odd("the answer holds an impossible balance", code)
     return float(amount)
 
 
@@ -303,10 +307,16 @@ def _open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | 
             # A `msg` beside a code of success says nothing about an HTTP error.
             return _judge_status(status, message if code is None else "")
         if "data" not in document:
-            return Answer(Outcome.TROUBLE, message or "the answer holds no data", code)
+            return _odd(message or "the answer holds no data", code)
         return code, message, document["data"]
-    outcome = CODES[kind].get(code, Outcome.TROUBLE)
-    return Answer(outcome, message or f"code {code}", code)
+    # A server error by code may be everybody's; any other code shows that the API lives.
+    other = Outcome.TROUBLE if code >= _SERVER_ERROR or status != _CODE_OK else Outcome.ODD
+    return Answer(CODES[kind].get(code, other), message or f"code {code}", code)
+
+
+def _odd(message: str, code: int | None) -> Answer:
+    """An envelope with a code shows that the API lives; other JSON may be anybody's."""
+    return Answer(Outcome.TROUBLE if code is None else Outcome.ODD, message, code)
 
 
 def _judge_status(status: int, message: str = "") -> Answer:

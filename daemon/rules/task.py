@@ -156,3 +156,5 @@ class Due:
     id: int
     task_id: str
     deadline_at: int
+    failing: int
+    """1: it failed before and its deadline is not near."""

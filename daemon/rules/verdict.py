@@ -31,6 +31,7 @@ from daemon.rules.task import Task, Tidings
 CREDITS_PAUSE_MS: Final = 5 * MINUTE
 """A question refused for want of credits: buying some takes a person."""
 _IN_PLACE = (State.VERIFIED, State.STORED, State.DONE, State.PRUNED)
+_NOTHING_ON_DISK: Mapping[str, object] = {"spans": "", "size_bytes": None, "validator": None}
 _GATED = (Outcome.KEY, Outcome.RATE, Outcome.MAINTENANCE)
 
 
@@ -182,6 +183,9 @@ def _judge_link(task: Task, link: str, now: int, terms: Terms, luck: float) -> V
         "ask_at": now + REFRESH_MS,
         "ask_pause_ms": 0,
     }
+    if task.unconfirmed and link != task.link:
+        # The bytes at hand came from a link that a stranger may have invented.
+        changes |= _NOTHING_ON_DISK
     # A lost task that is revived has to be tried before it can be lost again.
     fresh = link != task.link or task.state == State.LOST
     if fresh:
@@ -281,9 +285,6 @@ def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck:
                 None if wish is None else int(wish * 1000),
             )
             return Verdict(None, {**said, "failures": task.failures + 1, "fetch_at": now + pause})
-
-
-_NOTHING_ON_DISK: Mapping[str, object] = {"spans": "", "size_bytes": None, "validator": None}
 
 
 def _judge_refused_link(

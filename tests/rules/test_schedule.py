@@ -3,16 +3,26 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.rules.schedule import (
     API_FAILURES,
     EAGER_MS,
     HOUR,
+    KEYLESS_GRACE_MS,
     MINUTE,
+    PROOF_APART_MS,
+    QUESTIONS_PROVE,
+    REFRESH_MS,
+    REFUSALS_PROVE,
     RETRY_AFTER_LIMIT_MS,
     SECOND,
+    SPOILED_LIMIT,
+    SPOILED_PAUSE_MS,
+    UNKNOWN_AGE_MS,
+    UNKNOWN_APART_MS,
+    UNKNOWN_LIMIT,
     Pace,
     Tally,
     backoff,
@@ -31,6 +41,14 @@ NOW = 1_766_000_000_000
 attempts = st.integers(1, 10**9)
 lucks = st.floats(0, 1, exclude_max=True)
 LUCKS = (0.0, 0.25, 0.5, 0.75, 0.999_999)
+
+
+def test_the_numbers_of_the_design() -> None:
+    """The spans that the design names, in milliseconds."""
+    assert (SECOND, MINUTE, HOUR) == (1_000, 60_000, 3_600_000)
+    assert (REFRESH_MS, SPOILED_PAUSE_MS, PROOF_APART_MS) == (21_600_000,) * 3
+    assert (UNKNOWN_APART_MS, UNKNOWN_AGE_MS, KEYLESS_GRACE_MS) == (600_000, 3_600_000, 86_400_000)
+    assert (SPOILED_LIMIT, UNKNOWN_LIMIT, REFUSALS_PROVE, QUESTIONS_PROVE) == (3, 3, 3, 2)
 
 
 @given(attempts, lucks)
@@ -163,6 +181,12 @@ def test_unknown_by_proof(count: int, age_ms: int | None, *, proved: bool) -> No
     assert prove_unknown(Tally(count, last_at), NOW) is proved
 
 
+@example(past_ms=-1, link_known=False, has_key=True, refusals=3, questions=2)
+@example(past_ms=0, link_known=False, has_key=True, refusals=0, questions=2)
+@example(past_ms=-1, link_known=True, has_key=False, refusals=3, questions=0)
+@example(past_ms=0, link_known=True, has_key=False, refusals=3, questions=0)
+@example(past_ms=DAY - 1, link_known=False, has_key=False, refusals=0, questions=0)
+@example(past_ms=DAY, link_known=False, has_key=False, refusals=0, questions=0)
 @given(
     past_ms=st.integers(-DAY, 2 * DAY),
     link_known=st.booleans(),

@@ -126,6 +126,15 @@ def test_206_that_does_not_continue(wrong: dict[str, str]) -> None:
         read(206, {**PARTIAL, **wrong}, PART)
 
 
+@pytest.mark.parametrize(
+    "content_range", ["bytes 41-99/100", "bytes 39-99/100", "bytes 40-98/100", "bytes 40-40/100"]
+)
+def test_206_with_nothing_but_a_wrong_range(content_range: str) -> None:
+    """The range itself is compared, also where no length or version beside it gives it away."""
+    with pytest.raises(Changed, match="asked for bytes 40-"):
+        read(206, {"content-range": content_range}, Request(40, '"v1"', None))
+
+
 def test_206_without_a_range() -> None:
     """A part without Content-Range could be any part."""
     with pytest.raises(Changed, match="Content-Range"):

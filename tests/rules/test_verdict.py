@@ -84,8 +84,9 @@ def test_a_link_makes_the_task_wanted(state: State) -> None:
     verdict = judge(task(state, reason="deadline", denials=2, unanswered_since=NOW - DAY), SUCCESS)
     assert verdict.cause is Cause.LINKED
     assert not verdict.doubted
-    expected = {"link": LINK, "fetch_at": NOW, "ask_at": NOW + 6 * HOUR, "unconfirmed": 0}
-    expected |= {"denials": 0, "answered_at": NOW, "unanswered_since": None, "reason": None}
+    expected = {"link": LINK, "fetch_at": NOW, "ask_at": NOW + 6 * HOUR, "ask_pause_ms": 0}
+    expected |= {"unconfirmed": 0, "denials": 0, "answered_at": NOW, "unanswered_since": None}
+    expected |= dict.fromkeys(("reason", "message", "provider_code"))
     assert verdict.changes.items() >= expected.items()
 
 
@@ -94,8 +95,9 @@ def test_a_fresh_link_replaces_the_old_one() -> None:
     stale = task(State.WANTED, link=LINK, refusals=4, refusal_proofs=2, failures=7, unconfirmed=1)
     verdict = judge(stale, answered(Evidence.SUCCESS, FRESH))
     assert verdict.cause is None
-    expected = {"link": FRESH, "fetch_at": NOW, "refusals": 0, "refusal_proofs": 0, "failures": 0}
-    assert verdict.changes.items() >= {**expected, "unconfirmed": 0}.items()
+    expected = {"link": FRESH, "fetch_at": NOW, "refusals": 0, "failures": 0, "unconfirmed": 0}
+    expected |= {"refusal_proofs": 0, "refusal_proved_at": None}
+    assert verdict.changes.items() >= expected.items()
 
 
 def test_the_same_link_does_not_hurry_a_download() -> None:
@@ -114,6 +116,7 @@ def test_a_refused_link_is_tried_again_with_backoff(refusals: int, ceiling: int)
     assert verdict.changes["fetch_at"] == NOW + int(ceiling * SECOND * 0.999)
     assert "refusals" not in verdict.changes
     assert judge(refused, answered(Evidence.SUCCESS, FRESH)).changes["fetch_at"] == NOW
+    assert judge(task(link=LINK), SUCCESS).changes["fetch_at"] == NOW
 
 
 def test_a_lost_task_that_is_revived_gets_its_chance() -> None:
@@ -158,10 +161,11 @@ def test_success_never_goes_down(answer: Answer) -> None:
     """Once a link was known, no answer takes the video back."""
     denied: dict[str, Any] = {"denials": 5, "denied_at": NOW - HOUR, "link": LINK}
     assert judge(task(**denied), answer).cause is None
-    verdict = judge(task(State.WANTED, **denied), answer)
-    assert verdict.cause is None
-    assert verdict.changes["ask_at"] == NOW + 6 * HOUR
-    assert not verdict.doubted
+    for about in (task(State.WANTED, **denied), late(State.WANTED, **denied)):
+        verdict = judge(about, answer)
+        assert verdict.cause is None
+        assert verdict.changes["ask_at"] == NOW + 6 * HOUR
+        assert not verdict.doubted
 
 
 def test_failure_after_an_unconfirmed_link_fails_the_task() -> None:
@@ -185,7 +189,8 @@ def test_questions_about_a_finished_file_end(state: State, answer: Answer) -> No
     """A confirmed file needs no answer, and after the deadline nobody can confirm one."""
     assert judge(task(state), answer).changes["ask_at"] is None
     assert not judge(task(state), answer).doubted
-    assert judge(late(state, unconfirmed=1), answer).changes["ask_at"] is None
+    for about in (late(state, unconfirmed=1), task(state, unconfirmed=1, deadline_at=NOW)):
+        assert judge(about, answer).changes["ask_at"] is None
 
 
 @pytest.mark.parametrize("state", [State.EXPECTED, State.FAILED, State.LOST])
@@ -202,6 +207,7 @@ def test_a_disowned_task_comes_back() -> None:
         verdict = judge(missing(unconfirmed=unconfirmed), PENDING)
         assert verdict.cause is Cause.KNOWN
         assert verdict.changes.items() >= {"reason": None, "message": None, "denials": 0}.items()
+        assert verdict.changes["ask_at"] is not None
 
 
 def test_a_disowned_task_may_turn_out_failed() -> None:
@@ -224,8 +230,24 @@ def test_a_failed_task_keeps_its_reason(reason: str) -> None:
 def test_questions_about_what_was_given_up_end(state: State) -> None:
     """A task that ended is asked about until its deadline at most."""
     assert judge(task(state), PENDING).changes["ask_at"] is not None
-    for answer in WITHOUT_LINK:
-        assert judge(late(state), answer).changes["ask_at"] is None
+    for about in (late(state), task(state, deadline_at=NOW)):
+        for answer in WITHOUT_LINK:
+            assert judge(about, answer).changes["ask_at"] is None
+
+
+@pytest.mark.parametrize("answer", [SUCCESS, *WITHOUT_LINK])
+def test_an_answer_ends_the_silence(answer: Answer) -> None:
+    """Every answer about the task, also a denial, is one."""
+    for state in State:
+        changes = judge(task(state, unanswered_since=NOW - DAY), answer).changes
+        assert changes.items() >= {"answered_at": NOW, "unanswered_since": None}.items()
+
+
+@pytest.mark.parametrize(("told", "kept"), [("track-2", "track-2"), (None, "track-1")])
+def test_the_track_is_remembered(told: str | None, kept: str) -> None:
+    """The track's id is learned from an answer, and never forgotten by one."""
+    answer = Answer(Outcome.ANSWERED, notice=replace(notice(Evidence.PENDING), audio_id=told))
+    assert judge(task(audio_id="track-1"), answer).changes["audio_id"] == kept
 
 
 # Answers that are none
@@ -269,7 +291,7 @@ def test_denied_for_good() -> None:
     assert all(later - early >= 10 * MINUTE for early, later in pairwise(counted))
     assert HOUR <= moment - NOW < 2 * HOUR
     expected = {"reason": "unknown_task", "message": "not known", "ask_at": moment + 6 * HOUR}
-    assert verdict.changes.items() >= expected.items()
+    assert verdict.changes.items() >= {**expected, "denied_at": moment}.items()
 
 
 def test_an_answer_between_denials_starts_the_count_anew() -> None:
@@ -282,6 +304,7 @@ def test_an_answer_between_denials_starts_the_count_anew() -> None:
 
 def test_a_disowned_task_is_asked_about_until_its_deadline() -> None:
     """It is asked about at `poll.max_interval`, and no longer after its deadline."""
-    assert judge(missing(), UNKNOWN).changes["ask_at"] == NOW + 6 * HOUR
+    verdict = judge(replace(missing(denials=3), ask_pause_ms=30 * SECOND), UNKNOWN)
+    assert verdict.changes.items() >= {"ask_at": NOW + 6 * HOUR, "denials": 4}.items()
     gone = replace(missing(), deadline_at=NOW)
-    assert judge(gone, UNKNOWN).changes["ask_at"] is None
+    assert judge(gone, UNKNOWN).changes.items() >= {"ask_at": None, "denials": 1}.items()

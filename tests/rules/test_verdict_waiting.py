@@ -130,6 +130,9 @@ def test_questions_prove_nothing_before_the_deadline() -> None:
     for answer in (PENDING, UNKNOWN, SUCCESS):
         early = task(refusals=1, link=LINK)
         assert "questions" not in judge(early, answer).changes
+        for state in (State.EXPECTED, State.WANTED):
+            due = task(state, refusals=1, link=LINK, deadline_at=NOW)
+            assert judge(due, answer).changes["questions"] == 1
         first = apply(late(refusals=1, link=LINK), judge(late(refusals=1, link=LINK), answer))
         assert first.questions == 1
         soon = replace(first, state=State.EXPECTED)

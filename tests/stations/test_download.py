@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.rules.failure import Reason, Refused, Spoiled, Trouble
+from daemon.rules.filename import name_partial
 from daemon.rules.spans import Spans
 from daemon.rules.task import Task
 from daemon.rules.transfer import OVERLAP_BYTES
@@ -102,7 +103,7 @@ async def test_a_cancelled_download_recorded_what_is_on_the_disk(
     """A stop in the middle costs nothing but the overlap."""
     link = add(simulator, FileFault(stall_after_bytes=2_000_000))
     fetching = asyncio.create_task(make_downloader().fetch(await want(link)))
-    part = disk.directory / ".partial" / "a.part"
+    part = disk.partial(name_partial("a"))
     async with asyncio.timeout(5):
         while not part.exists() or part.stat().st_size < 1_000_000:  # noqa: ASYNC110 - neither a file nor a ledger has an event
             await asyncio.sleep(0.02)

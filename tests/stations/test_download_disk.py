@@ -15,6 +15,7 @@ from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.gates import Gates
 from daemon.rules.failure import Hindered, Reason
+from daemon.rules.filename import name_partial
 from daemon.rules.task import Task
 from daemon.simulator.faults import Faults, FileFault
 from daemon.simulator.films import Film
@@ -61,7 +62,7 @@ async def test_without_room_nothing_is_written(
     with pytest.raises(Hindered, match=r"bytes are lacking in .*disk\.min_free") as caught:
         await make_downloader(min_free=free + MIB).fetch(await want(add(simulator)))
     assert caught.value.reason is Reason.DISK
-    assert disk.partial("a.part").stat().st_size == 0
+    assert disk.partial(name_partial("a")).stat().st_size == 0
 
 
 async def test_a_file_of_unknown_length_needs_room_too(
@@ -156,7 +157,7 @@ async def test_somebody_elses_file_is_noticed_under_way(
     """The free space is looked at again every 64 MiB, before the disk is really full."""
     link = add(simulator, 90 * MIB, bytes_per_second=100 * MIB)
     fetching = asyncio.create_task(make_downloader(folder=small_disk).fetch(await want(link)))
-    part = small_disk.partial("a.part")
+    part = small_disk.partial(name_partial("a"))
     while not part.exists() or part.stat().st_size < 10 * MIB:  # noqa: ASYNC110 - neither a file nor a ledger has an event
         await asyncio.sleep(0.01)
     fill(small_disk, 30 * MIB)

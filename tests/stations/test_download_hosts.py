@@ -11,6 +11,7 @@ import pytest
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.rules.failure import Reason, Refused, Spoiled, StepFailed, Trouble
+from daemon.rules.filename import name_partial
 from daemon.rules.task import Task
 from daemon.rules.transfer import OVERLAP_BYTES
 from daemon.simulator.films import Film
@@ -87,7 +88,7 @@ def resume(want: Want, disk: Disk) -> Callable[[str], Awaitable[Task]]:
     """Begin a task whose first 150,000 of 200,000 bytes are on the disk, of version "v"."""
 
     async def begin(link: str) -> Task:
-        disk.partial("a.part").write_bytes(FILM[:HELD])
+        disk.partial(name_partial("a")).write_bytes(FILM[:HELD])
         return await want(link, spans=f"0-{HELD}", size_bytes=len(FILM), validator='"v"')
 
     return begin
@@ -194,7 +195,7 @@ async def test_a_shorter_version_that_is_no_film_is_not_finished(
         with pytest.raises(Spoiled) as caught:
             await fetch(make_downloader(), await resume(link))
     assert caught.value.reason is Reason.TRUNCATED
-    assert disk.partial("a.part").stat().st_size == 120_000
+    assert disk.partial(name_partial("a")).stat().st_size == 120_000
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ async def test_a_file_that_is_too_large_is_not_begun(
         with pytest.raises(Trouble) as caught:
             await make_downloader(max_size=199_999).fetch(await want(link))
     assert (caught.value.reason, caught.value.retry_after) == (Reason.TOO_LARGE, 3600)
-    assert disk.partial("a.part").stat().st_size == 0
+    assert disk.partial(name_partial("a")).stat().st_size == 0
 
 
 async def test_a_file_that_grows_too_large_is_stopped_and_tried_late(
@@ -365,4 +366,4 @@ async def test_a_file_that_grows_too_large_is_stopped_and_tried_late(
         with pytest.raises(Trouble) as caught:
             await make_downloader(max_size=150_000).fetch(await want(link))
     assert (caught.value.reason, caught.value.retry_after) == (Reason.TOO_LARGE, 3600)
-    assert disk.partial("a.part").stat().st_size <= 150_000
+    assert disk.partial(name_partial("a")).stat().st_size <= 150_000

@@ -12,6 +12,7 @@ import pytest
 
 from daemon.disk import Disk
 from daemon.download import Downloader
+from daemon.rules.filename import name_partial
 from daemon.rules.lifecycle import State
 from daemon.rules.task import Task
 from daemon.rules.verdict import Verdict
@@ -33,7 +34,7 @@ def verified(plant: Plant, disk: Disk) -> Callable[..., Awaitable[Task]]:
     """Put a verified task and its partial file there."""
 
     async def put(task_id: str = "a", name: str = "video_a.mp4") -> Task:
-        disk.partial(f"{task_id}.part").write_bytes(FILM)
+        disk.partial(name_partial(task_id)).write_bytes(FILM)
         path = str(disk.directory / name)
         size = {"size_bytes": len(FILM), "spans": f"0-{len(FILM)}"}
         return await plant(
@@ -54,7 +55,7 @@ async def test_publishing_is_finished_after_a_crash(
 ) -> None:
     """Nobody is asked for a byte again: what was verified is on this disk under some name."""
     task = await verified()
-    part = disk.partial("a.part")
+    part = disk.partial(name_partial("a"))
     if crashed != "before the link":
         os.link(part, task.path or "")
     if crashed == "after the unlink":
@@ -70,7 +71,7 @@ async def test_bytes_that_vanished_are_wanted_again(
 ) -> None:
     """With nothing left on record of what was there."""
     task = await verified()
-    disk.partial("a.part").unlink()
+    disk.partial(name_partial("a")).unlink()
     again = await make_downloader().publish(task)
     assert (again.state, again.spans, again.size_bytes, again.validator) == (
         "wanted",
@@ -85,7 +86,7 @@ async def test_bytes_that_changed_since_are_wanted_again(
 ) -> None:
     """The digest is compared once more before the name is given."""
     task = await verified()
-    disk.partial("a.part").write_bytes(FILM[:-1] + b"x")
+    disk.partial(name_partial("a")).write_bytes(FILM[:-1] + b"x")
     assert (await make_downloader().publish(task)).state == "wanted"
     assert names(disk) == {}
 
@@ -159,7 +160,10 @@ async def test_a_link_that_was_replaced_unconfirmed_stores_nothing(
     slow = FileFault(bytes_per_second=500_000)
     forged = simulator.add_task(Faults(callbacks=(), files=(slow,)), film=Film("f", 200_000))
     true = simulator.add_task(Faults(callbacks=()), film=Film("publish", 100_000))
-    downloader, task = make_downloader(), await want(simulator.tasks[forged].video_url, unconfirmed=1)
+    downloader, task = (
+        make_downloader(),
+        await want(simulator.tasks[forged].video_url, unconfirmed=1),
+    )
     fetching = asyncio.create_task(downloader.fetch(task))
     await asyncio.sleep(0.2)
     answer = Verdict(None, {"link": simulator.tasks[true].video_url, "unconfirmed": 0})

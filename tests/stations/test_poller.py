@@ -20,7 +20,7 @@ from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import Terms, Verdict
 from daemon.simulator.faults import ApiFaults, Faults, Reply
 from daemon.simulator.simulator import Simulator
-from daemon.store import Store, StoreFailed
+from daemon.store import Store
 
 PACE = Pace(first_after_ms=3 * MINUTE, interval_ms=30 * SECOND, limit_ms=6 * HOUR)
 TERMS = Terms(pace=PACE, retry_first_ms=2000, retry_limit_ms=15 * MINUTE, has_key=True)
@@ -350,24 +350,22 @@ async def test_a_contradicted_file_is_told_and_stays(
     assert (task.state, task.unconfirmed) == ("done", 1)
 
 
-async def test_a_ledger_that_cannot_be_written_ends_the_poller(
-    store: Store, plant: Plant, simulator: Simulator, gates: Gates, now: Now
+async def test_a_ledger_that_cannot_be_written_is_waited_for(
+    run: Run, store: Store, plant: Plant, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that cannot be kept is no reason to go on asking: a restart is safe."""
-    await plant(simulator.add_task(NO_CALLBACK), ask_at=START)
+    """The question stays due, and is asked again when its answer can be kept."""
+    monkeypatch.setattr("daemon.store.STORE_PAUSE_MS", 20)
+    task_id = simulator.add_task(NO_CALLBACK)
+    await plant(task_id, ask_at=START)
     await store._connection.execute_fetchall("PRAGMA query_only = ON")
-    async with api_session(simulator.base_url, Secret("key"), 5) as session:
-        station = Station(Provider(session, "sunoapi", gates, now, 1000))
-        asking = Poller(
-            *(store, station.provider, TERMS, now),
-            bell=station.bell,
-            ring_downloads=station.ring_downloads,
-        )
-        with pytest.raises(ExceptionGroup) as caught:
-            async with asyncio.timeout(5):
-                await asking.run()
-    assert caught.group_contains(StoreFailed)
-    await store._connection.execute_fetchall("PRAGMA query_only = OFF")
+    async with run():
+
+        async def asked_twice() -> bool:
+            return len(asked(simulator)) >= 2
+
+        await until(asked_twice)
+        await store._connection.execute_fetchall("PRAGMA query_only = OFF")
+        await settled(store, task_id, state="wanted")
 
 
 async def test_low_credits_are_said_once(

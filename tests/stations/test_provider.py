@@ -117,7 +117,7 @@ async def test_credits_hold_no_question_back(gates: Gates, now: Now) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(code=500), Reply(code=404), Reply(raw="{"), Reply(status=502), Reply(status=302)],
+    [Reply(code=500), Reply(raw="{"), Reply(status=502), Reply(status=302)],
 )
 async def test_an_api_that_fails_is_left_alone_after_five_calls(
     gates: Gates, now: Now, announced: list[str], advance: Advance, reply: Reply
@@ -143,6 +143,20 @@ async def test_an_api_that_fails_is_left_alone_after_five_calls(
         await provider.permit()
         await provider.ask("a")
     assert announced == ["gate.closed api", "gate.opened api"]
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(code=404), Reply(raw='{"code": 200, "data": 5}'), Reply(raw='{"code": 200}')]
+)
+async def test_an_odd_answer_is_trouble_of_one_task_alone(
+    gates: Gates, now: Now, reply: Reply
+) -> None:
+    """One mistyped id, asked again and again, must not hold back the questions about others."""
+    async with connect(gates, now) as (provider, simulator):
+        simulator.script_api(ApiFaults(codes=(reply,), repeat=2 * API_FAILURES))
+        for _ in range(2 * API_FAILURES):
+            assert (await provider.ask("a")).outcome is Outcome.ODD
+    assert shut(gates) == []
 
 
 async def test_a_wrong_key_lets_one_probe_through(

@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from daemon.rules.lifecycle import TRANSITIONS, Cause, State
 from daemon.rules.task import Move, Task
 from daemon.rules.verdict import Verdict
-from daemon.store import Store, StoreFailed, open_store
+from daemon.store import STORE_PAUSE_MS, Store, StoreFailed, open_store, survive
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -234,17 +235,35 @@ async def test_a_full_disk_fails_the_call_and_nothing_else(store: Store) -> None
     """Nothing of a failed call happened, nothing is left open, and it works once there is room."""
     ((task,), _) = await adopt(store, "a")
     verdict = Verdict(None, {"message": "m" * 2000})
-    with full_disk():
-        with pytest.raises(StoreFailed, match="did not commit"):
-            await adopt(store, "b")
-        with pytest.raises(StoreFailed):
-            await store.settle(task, NOW, lambda _: verdict)
-        assert not await store.writable()
-        assert not store._connection.in_transaction
-    assert await store.tasks() == [task]
-    assert await store.writable()
+    with capture_logs() as logs:
+        with full_disk():
+            with pytest.raises(StoreFailed, match="did not commit") as caught:
+                await adopt(store, "b")
+            assert survive(caught.value) == STORE_PAUSE_MS
+            with pytest.raises(StoreFailed):
+                await store.settle(task, NOW, lambda _: verdict)
+            assert not await store.writable()
+            assert not store._connection.in_transaction
+        assert await store.tasks() == [task]
+        assert await store.writable()
+    assert [log["event"] for log in logs] == ["store.failed", "store.recovered"]
     await store.settle(task, NOW, lambda _: verdict)
     assert (await get(store, "a")).message == verdict.changes["message"]
+
+
+async def test_a_damaged_file_is_not_survived(tmp_path: Path, store: Store) -> None:
+    """What is read from it may be a lie: the process ends, and a new start looks at all of it."""
+    await adopt(store, *(f"t{number}" for number in range(500)))
+    await store.tidy()
+    path = tmp_path / "state" / "ledger.sqlite3"
+    before = path.read_bytes()
+    path.write_bytes(before[:8192] + b"\xff" * (len(before) - 8192))
+    await store._connection.execute_fetchall("PRAGMA shrink_memory")
+    with pytest.raises(StoreFailed, match="malformed") as caught:
+        await store.tasks(limit=500)
+    with pytest.raises(StoreFailed, match="malformed"):
+        survive(caught.value)
+    path.write_bytes(before)
 
 
 @pytest.mark.parametrize("hops", range(4))

@@ -187,7 +187,8 @@ async def test_a_hint_makes_the_question_due_and_is_dated_once(store: Store) -> 
     [
         (State.FAILED, 0, True),
         (State.LOST, 0, True),
-        (State.WANTED, 0, False),
+        (State.WANTED, 0, True),
+        (State.STORED, 0, False),
         (State.DONE, 0, False),
         (State.DONE, 1, True),
     ],
