@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from tests.stories.harness import TOKEN, Daemon, configure, failure
+from tests.stories.harness import TOKEN, Daemon, configure
+from tests.stories.stage import failure
 
 CONNECTIONS: Final = 32
 ROUNDS: Final = 3

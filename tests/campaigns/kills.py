@@ -22,16 +22,8 @@ import aiohttp
 import click
 
 from daemon.simulator.simulator import Simulator
-from tests.stories.harness import (
-    Daemon,
-    Section,
-    ask,
-    check_film,
-    configure,
-    failure,
-    simulated_provider,
-    success,
-)
+from tests.stories.harness import Daemon, Section, ask, configure
+from tests.stories.stage import check_film, failure, simulated_provider, success
 
 CALLERS: Final = 8
 FILMS: Final = 0.1
