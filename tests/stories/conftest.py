@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stories.harness import Stage
+from tests.stories.stage import Stage
 
 
 @pytest.fixture

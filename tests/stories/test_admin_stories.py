@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from daemon.rules.notice import sign
 from daemon.simulator.faults import ApiFaults, Faults, FileFault, Reply
 from daemon.simulator.simulator import Simulator
-from tests.stories.harness import API_KEY, TOKEN, Daemon, Heard, Stage, ask, failure, success
+from tests.stories.harness import API_KEY, TOKEN, Daemon, Heard, ask
+from tests.stories.stage import Stage, failure, success
 
 ADMIN_TOKEN = "story-token-of-the-admin"
 

@@ -11,16 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from daemon.rules.notice import sign
-from tests.stories.harness import (
-    TOKEN,
-    Daemon,
-    Heard,
-    Stage,
-    ask,
-    configure,
-    failure,
-    success,
-)
+from tests.stories.harness import TOKEN, Daemon, Heard, ask, configure
+from tests.stories.stage import Stage, failure, success
 
 REFUSED = b'{"error":{"code":"404","message":"refused"}}'
 RECEIVED = b'{"status":"received"}'
@@ -271,6 +263,7 @@ async def test_five_wrong_tokens_are_enough(stage: Stage) -> None:
     assert (await daemon.post(success("held-up", LINK))).status == 200
     other = {"X-Forwarded-For": "198.51.100.7"}
     assert (await daemon.post({}, token="guess", headers=other)).status == 404
+    await daemon.says("callback.rejected", remote="198.51.100.7")
     rejected = daemon.log("callback.rejected", status=404)
     assert [line["remote"] for line in rejected] == ["127.0.0.1"] * 5 + ["198.51.100.7"]
     assert not any("guess" in json.dumps(line) for line in daemon.log())
@@ -302,7 +295,8 @@ async def test_large_compressed_and_slow_bodies_are_refused(border: Daemon) -> N
         assert reply.status == 200
     assert (await dripping).split(b" ")[1] == b"408"
     assert 4.5 < time.monotonic() - began < 15
-    assert {line["status"] for line in border.log("callback.rejected")} >= {408, 413, 415}
+    for status in (408, 413, 415):
+        await border.says("callback.rejected", status=status)
 
 
 async def test_a_signature_is_checked_when_there_are_keys(stage: Stage) -> None:

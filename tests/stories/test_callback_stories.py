@@ -15,7 +15,7 @@ from daemon.simulator.faults import (
     Outcome,
     Reply,
 )
-from tests.stories.harness import (
+from tests.stories.stage import (
     Stage,
     check_film,
     downloads,
@@ -76,6 +76,7 @@ async def test_duplicate_callbacks_fetch_once(stage: Stage) -> None:
     task = await daemon.until(task_id, callbacks=4)
     assert moves(task) == ["expected", "wanted", "verified", "stored", "done"]
     assert len(downloads(provider, task_id)) == 1
+    await daemon.says("download.finished")
     assert len(daemon.log("download.finished")) == 1
 
 

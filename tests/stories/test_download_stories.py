@@ -12,16 +12,8 @@ from daemon.rules.transfer import OVERLAP_BYTES
 from daemon.simulator.faults import Faults, FileFault
 from daemon.simulator.films import Film
 from daemon.simulator.simulator import Simulator
-from tests.stories.harness import (
-    FILM_BYTES,
-    Daemon,
-    Stage,
-    check_film,
-    downloads,
-    moves,
-    questions,
-    success,
-)
+from tests.stories.harness import Daemon
+from tests.stories.stage import FILM_BYTES, Stage, check_film, downloads, moves, questions, success
 
 CUT_AT: Final = 1_000_000
 CUT: Final = FileFault(cut_after_bytes=CUT_AT, bytes_per_second=4_000_000)
@@ -57,11 +49,12 @@ async def test_a_cut_download_resumes_where_it_broke(stage: Stage) -> None:
     task_id = provider.add_task(Faults(files=(CUT,)), callback_url=daemon.url)
     task = await daemon.until(task_id)
     check_film(daemon, provider, task_id)
-    (finished,) = daemon.log("download.finished", task_id=task_id)
+    finished = await daemon.says("download.finished", task_id=task_id)
     assert KEPT < finished["resumed_bytes"] <= CUT_AT
     name = f"/files/{task_id}.mp4"
     resumed_at = finished["resumed_bytes"] - OVERLAP_BYTES
     assert downloads(provider, task_id) == [(name, 0), (name, resumed_at)]
+    await daemon.says("task.moved", to="done")
     failed = daemon.log("download.failed", task_id=task_id)
     assert [line["reason"] for line in failed] in (["truncated"], ["network"])
     assert task["attempts"] == 2
@@ -126,6 +119,7 @@ async def test_a_bad_download_is_never_published(
     task_id = provider.add_task(Faults(files=(fault,)), callback_url=daemon.url)
     task = await daemon.until(task_id)
     check_film(daemon, provider, task_id)
+    await daemon.says("task.moved", to="done")
     failed = daemon.log("download.failed", task_id=task_id)
     assert [line["reason"] for line in failed] == [reason]
     assert moves(task).count("stored") == 1
@@ -143,7 +137,7 @@ async def test_a_download_that_was_killed_resumes(stage: Stage) -> None:
     assert first[1] == 0
     assert second[1] > 0
     assert on_disk - second[1] <= OVERLAP_BYTES + 2 * 2_000_000
-    assert daemon.log("download.finished")[0]["resumed_bytes"] > 0
+    assert (await daemon.says("download.finished"))["resumed_bytes"] > 0
 
 
 async def test_a_stop_in_mid_download_keeps_all_progress(stage: Stage) -> None:
@@ -160,7 +154,7 @@ async def test_a_stop_in_mid_download_keeps_all_progress(stage: Stage) -> None:
     await daemon.until(task_id)
     check_film(daemon, provider, task_id)
     assert downloads(provider, task_id)[1][1] == on_disk - OVERLAP_BYTES
-    assert daemon.log("download.finished")[0]["resumed_bytes"] == on_disk
+    assert (await daemon.says("download.finished"))["resumed_bytes"] == on_disk
 
 
 async def test_a_kill_at_any_moment_leaves_nothing_half_done(stage: Stage) -> None:

@@ -19,15 +19,8 @@ import pytest
 
 from daemon import __version__
 from daemon.simulator.faults import Faults, FileFault
-from tests.stories.harness import (
-    TOKEN,
-    Daemon,
-    Stage,
-    configure,
-    launch,
-    run_verb,
-    success,
-)
+from tests.stories.harness import TOKEN, Daemon, configure, launch, run_verb
+from tests.stories.stage import Stage, success
 
 
 async def begin_callback(
@@ -52,7 +45,7 @@ async def test_what_was_begun_is_answered_before_the_end(stage: Stage) -> None:
     await daemon.says("daemon.stopping")
     # Longer than what was accepted is given to be read: it is the drain that waits for it.
     await asyncio.sleep(0.6)
-    with pytest.raises(OSError, match="Connect call failed|Cannot connect"):
+    with pytest.raises(OSError, match="Cannot connect"):
         await daemon.post(b"too late")
     writer.write(body[-1:])
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
@@ -124,11 +117,8 @@ async def test_nothing_is_acknowledged_that_was_not_committed(stage: Stage) -> N
     try:
         intruder.execute("BEGIN IMMEDIATE")
         body = success("not-yet", "http://127.0.0.1:9/film.mp4")
-        refused, held, ready = await asyncio.gather(
-            daemon.post(body), daemon.post(b"not json"), daemon.run("list")
-        )
-        assert (refused.status, held.status, ready.code) == (503, 503, 0)
-        assert "not-yet" not in ready.output
+        assert (await daemon.post(body)).status == 503
+        assert await daemon.tasks() == {}
     finally:
         intruder.close()
     assert (await daemon.post(body)).status == 200

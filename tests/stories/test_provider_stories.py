@@ -8,7 +8,8 @@ import pytest
 
 from daemon.simulator.faults import FORGED_FILE, ApiFaults, Faults, FileFault, Reply
 from daemon.simulator.simulator import Simulator
-from tests.stories.harness import Daemon, Stage, check_film, moves, paths, questions, success
+from tests.stories.harness import Daemon
+from tests.stories.stage import Stage, check_film, moves, paths, questions, success
 
 FOREVER = 1_000_000
 
@@ -44,6 +45,7 @@ async def test_a_refused_key_shuts_a_gate_and_loses_nothing(stage: Stage) -> Non
     assert retried.code == 0
     await daemon.until_all(tasks)
     assert await daemon.gates() == []
+    await daemon.says("gate.opened", gate="key")
     assert len(daemon.log("gate.closed")) == len(daemon.log("gate.opened", gate="key")) == 1
     for task_id in tasks:
         check_film(daemon, provider, task_id)
