@@ -46,7 +46,7 @@ campaign: .venv/installed
 tools:
 	apt-get update
 	sed 's/#.*//' tests/system-packages.txt | DEBIAN_FRONTEND=noninteractive \
-		xargs --no-run-if-empty apt-get install --yes --no-install-recommends
+		xargs --no-run-if-empty apt-get install --yes --no-upgrade --no-install-recommends
 
 # Needs uv. `make lock UPGRADE=--upgrade` takes the newest versions.
 lock:

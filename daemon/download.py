@@ -139,7 +139,9 @@ class Downloader:
         self._gates.open("disk")
         if path.name != self._name(task):
             _log.warning("task.renamed", path=str(path), taken=self._name(task))
-        return await self._move(task, Cause.PUBLISHED, stored_at=self._now())
+        return await self._move(
+            task, Cause.PUBLISHED, stored_at=self._now(), reason=None, message=None
+        )
 
     async def finish(self, task: Task) -> Task:
         """`stored`: no finishing step is configured, so the task is done."""

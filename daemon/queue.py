@@ -142,9 +142,14 @@ async def _try_settle(
     store: Store, task: Task, failure: StepFailed, now: Callable[[], int], terms: Terms
 ) -> None:
     moment, luck = now(), random.random()
+
+    def decide(newest: Task) -> Verdict:
+        if newest.link != task.link:
+            # What the old link did is not charged to the one that came meanwhile.
+            return Verdict(None, {"claimed_at": None, "fetch_at": moment})
+        return judge_failure(newest, failure, moment, terms, luck)
+
     try:
-        await store.settle(
-            task, moment, lambda newest: judge_failure(newest, failure, moment, terms, luck)
-        )
+        await store.settle(task, moment, decide)
     except StoreFailed as broken:
         await _give_back(store, task, broken, now)

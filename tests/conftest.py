@@ -7,6 +7,11 @@ import re
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# A slow machine is no failure: what takes too long is found by the timeout of the whole test.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 LACKING = re.compile(r"\bneeds (root|the package \S+)")
 

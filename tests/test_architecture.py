@@ -47,6 +47,14 @@ KNOWN_ALONE: Mapping[str, frozenset[str]] = {
 STANDARD_ALONE = ("rules", "client", "systemd")
 """What needs no library: to stay pure, or to start fast."""
 
+OUTSIDE_WORLD = frozenset(
+    {
+        *("asyncio", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"),
+        *("subprocess", "tempfile", "threading", "time"),
+    }
+)
+"""Where the standard library touches a clock, luck, a disk or a network."""
+
 FENCES: Mapping[str, frozenset[str]] = {
     "aiosqlite": frozenset({"daemon/store.py", "daemon/database.py", "daemon/schema.py"}),
     "sqlite3": frozenset({"daemon/store.py", "daemon/database.py", "daemon/schema.py"}),
@@ -132,16 +140,25 @@ def test_some_know_even_less(which: str) -> None:
     assert known == KNOWN_ALONE[which]
 
 
-@pytest.mark.parametrize("which", STANDARD_ALONE)
-def test_some_need_no_library(which: str) -> None:
-    """What is pure, or has to start fast, gets along with the standard library."""
-    needed = {
+def libraries(which: str) -> set[str]:
+    """Return the libraries, the standard one's modules included, that a part imports."""
+    return {
         imported.partition(".")[0]
         for path in modules()
         if part(path) == which
         for imported in imports(path)
     }
-    assert needed <= sys.stdlib_module_names | {"daemon"}
+
+
+@pytest.mark.parametrize("which", STANDARD_ALONE)
+def test_some_need_no_library(which: str) -> None:
+    """What is pure, or has to start fast, gets along with the standard library."""
+    assert libraries(which) <= sys.stdlib_module_names | {"daemon"}
+
+
+def test_rules_touch_nothing() -> None:
+    """A rule has its time and its luck from its caller, and leaves files and sockets alone."""
+    assert not libraries("rules") & OUTSIDE_WORLD
 
 
 def test_no_circle_inside_a_package() -> None:

@@ -106,6 +106,14 @@ def test_names_stay_in_the_folder(text: str, tmp_path: Path) -> None:
     assert not any(name.startswith(".") for name in names)
 
 
+@pytest.mark.parametrize(
+    "other", ["A.B", "a:b", f"a_b-{hashlib.sha256(b'a.b').hexdigest()[:12]}", "a_b"]
+)
+def test_partial_files_are_never_shared(other: str) -> None:
+    """Two tasks write into two files, also where one id was made from the other, or case folds."""
+    assert name_partial("a.b").lower() != name_partial(other).lower()
+
+
 def test_templates() -> None:
     """All three fields are filled in, and a missing label leaves nothing behind."""
     template = "{date}_{label}_{task_id}.mp4"

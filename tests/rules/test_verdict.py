@@ -100,6 +100,18 @@ def test_a_fresh_link_replaces_the_old_one() -> None:
     assert verdict.changes.items() >= expected.items()
 
 
+@pytest.mark.parametrize("state", [State.EXPECTED, State.WANTED, State.FAILED, State.LOST])
+def test_bytes_of_a_stranger_are_dropped(state: State) -> None:
+    """Bytes of a link that the provider replaces stay only when it had named that link, too."""
+    held = {"link": LINK, "spans": "0-9", "size_bytes": 99, "validator": '"v1"'}
+    for unconfirmed, link, kept in ((1, FRESH, False), (1, LINK, True), (0, FRESH, True)):
+        before = task(state, unconfirmed=unconfirmed, **held)
+        after = apply(before, judge(before, answered(Evidence.SUCCESS, link)))
+        assert (after.spans, after.size_bytes, after.validator) == (
+            ("0-9", 99, '"v1"') if kept else ("", None, None)
+        )
+
+
 def test_the_same_link_does_not_hurry_a_download() -> None:
     """A link that is known already leaves the pauses of its download alone."""
     verdict = judge(task(State.WANTED, link=LINK, failures=7, fetch_at=NOW + HOUR), SUCCESS)
@@ -262,7 +274,12 @@ def test_a_gate_charges_no_task(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "pause"), [(Outcome.TROUBLE, 30 * SECOND), (Outcome.CREDITS, 5 * MINUTE)]
+    ("outcome", "pause"),
+    [
+        (Outcome.TROUBLE, 30 * SECOND),
+        (Outcome.ODD, 30 * SECOND),
+        (Outcome.CREDITS, 5 * MINUTE),
+    ],
 )
 def test_trouble_moves_nothing(outcome: Outcome, pause: int) -> None:
     """A call that failed says nothing about the task; the silence is counted from the first one."""

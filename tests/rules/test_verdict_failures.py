@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.rules.failure import Hindered, Reason, Spoiled, StepFailed, Trouble
+from daemon.rules.failure import Hindered, Reason, Refused, Spoiled, StepFailed, Trouble
 from daemon.rules.lifecycle import Cause, State
 from daemon.rules.notice import Answer, Evidence
 from daemon.rules.schedule import HOUR, SECOND
@@ -79,10 +79,23 @@ def test_a_refused_link_is_asked_about_at_once(failure: StepFailed) -> None:
     verdict = fail(replace(WANTED, ask_pause_ms=HOUR), failure)
     assert verdict.cause is Cause.LINK_REFUSED
     expected = {"ask_at": NOW, "asked_since": NOW, "ask_pause_ms": 0, "refusals": 1}
-    assert verdict.changes.items() >= {**expected, "refusal_proofs": 1}.items()
+    expected |= {"refusal_proofs": 1, "unanswered_since": NOW}
+    assert verdict.changes.items() >= expected.items()
     asked = judge(apply(WANTED, verdict), PENDING)
     assert asked.changes["ask_at"] == NOW + 30 * SECOND
     assert ("spans" in verdict.changes) == isinstance(failure, Spoiled)
+
+
+@pytest.mark.parametrize("terms", [TERMS, KEYLESS])
+def test_refusals_prove_something_six_hours_apart(terms: Terms) -> None:
+    """However often a link is refused, that proves its death once in six hours."""
+    failure = Refused(Reason.LINK_REFUSED, "HTTP 404")
+    for ago, proofs in ((6 * HOUR - 1, 1), (6 * HOUR, 2)):
+        refused = replace(WANTED, refusals=8, refusal_proofs=1, refusal_proved_at=NOW - ago)
+        verdict = fail(refused, failure, terms)
+        proved_at = NOW if proofs == 2 else NOW - ago
+        expected = {"refusals": 9, "refusal_proofs": proofs, "refusal_proved_at": proved_at}
+        assert verdict.changes.items() >= expected.items()
 
 
 @pytest.mark.parametrize("failure", REFUSALS, ids=lambda failure: failure.reason)
@@ -98,10 +111,11 @@ def test_without_a_key_a_refused_link_is_tried_again(failure: StepFailed) -> Non
 @pytest.mark.parametrize("failure", SPOILED, ids=lambda failure: failure.reason)
 def test_bad_content_is_fetched_anew(failure: Spoiled) -> None:
     """Bad bytes are dropped and fetched again from the start."""
-    verdict = fail(WANTED, failure)
+    verdict = fail(replace(WANTED, failures=4), failure)
     assert verdict.cause is None
     expected = {"spoils": 1, "spoiled_sha256": "aa", "spans": "", "validator": None}
-    assert verdict.changes.items() >= {**expected, "size_bytes": None}.items()
+    expected |= {"size_bytes": None, "failures": 5}
+    assert verdict.changes.items() >= expected.items()
 
 
 @pytest.mark.parametrize("terms", [TERMS, KEYLESS])
@@ -110,7 +124,8 @@ def test_the_third_identical_bad_content_waits(failure: Spoiled, terms: Terms) -
     """The same bad bytes three times: the next full fetch waits six hours, or for a new link."""
     verdict = fail(replace(WANTED, spoils=2, spoiled_sha256="aa"), failure, terms)
     assert verdict.changes["fetch_at"] == NOW + 6 * HOUR
-    assert ("ask_at" in verdict.changes) == terms.has_key
+    asked = {name: verdict.changes.get(name) for name in ("ask_at", "asked_since")}
+    assert asked == dict.fromkeys(asked, NOW if terms.has_key else None)
     waiting = apply(WANTED, verdict)
     assert "fetch_at" not in judge(waiting, SUCCESS).changes
     assert judge(waiting, answered(Evidence.SUCCESS, FRESH)).changes["fetch_at"] == NOW

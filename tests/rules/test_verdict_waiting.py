@@ -141,6 +141,15 @@ def test_questions_prove_nothing_before_the_deadline() -> None:
         assert judge_answer(soon, answer, NOW + 6 * HOUR, TERMS, 0.5).changes["questions"] == 2
 
 
+def test_an_answer_without_a_link_gives_the_old_one_up() -> None:
+    """Past the deadline it counts as a refusal of the link that nobody tries any more."""
+    for answer in (PENDING, UNKNOWN):
+        changes = judge(late(link=LINK, refusals=1, refusal_proofs=1), answer).changes
+        assert changes.items() >= {"refusal_proofs": 2, "refusal_proved_at": NOW}.items()
+        for about in (task(link=LINK), late(), late(State.WANTED, link=LINK)):
+            assert "refusal_proofs" not in judge(about, answer).changes
+
+
 # What comes next
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
+from sqlite3 import SQLITE_DENY  # noqa: TID251 - a ledger is broken from below here
 
 import pytest
 
@@ -86,6 +87,18 @@ def plant(store: Store, now: Callable[[], int]) -> Callable[..., Awaitable[Task]
         return task
 
     return put
+
+
+@pytest.fixture
+def break_ledger(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[None]]:
+    """Let every statement fail from now on, or none any more; who waits for it waits 20 ms."""
+    monkeypatch.setattr("daemon.store.STORE_PAUSE_MS", 20)
+
+    async def set_broken(*, broken: bool) -> None:
+        deny = (lambda *_: SQLITE_DENY) if broken else None
+        await store._connection.set_authorizer(deny)
+
+    return set_broken
 
 
 @pytest.fixture

@@ -248,6 +248,14 @@ async def test_publishing_can_be_repeated_after_a_crash(disk: Disk, crashed: str
     assert not part.exists()
 
 
+async def test_a_name_that_the_disk_cannot_write_hinders(disk: Disk) -> None:
+    """The message says what is wrong with it, and the verified bytes stay."""
+    part = write_part(disk)
+    with pytest.raises(Hindered, match="too long"):
+        await disk.publish(part, disk.directory / f"{'a' * 300}.mp4", SHA256)
+    assert part.read_bytes() == CONTENT
+
+
 async def test_bytes_that_vanished_or_changed_are_not_published(disk: Disk) -> None:
     """A partial file that somebody damaged or removed since is fetched again."""
     path = disk.directory / "a.mp4"

@@ -79,7 +79,7 @@ async def test_a_write_that_does_not_fit_keeps_the_rest(
     simulator: Simulator, make_downloader: Make, want: Want, store: Store
 ) -> None:
     """The bytes that fitted are recorded, and with room again it goes on behind them."""
-    task = await want(add(simulator))
+    task = await want(add(simulator, bytes_per_second=10_000_000))
     with file_limit(2 * MIB), pytest.raises(Hindered, match="File too large"):
         await make_downloader().fetch(task)
     hindered = await get(store)

@@ -8,6 +8,7 @@ from email.utils import formatdate
 
 import pytest
 
+from daemon import download
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.rules.failure import Reason, Refused, Spoiled, StepFailed, Trouble
@@ -138,8 +139,9 @@ async def test_a_slow_overlap_is_compared_piece_by_piece(
 ) -> None:
     """A block that brings nothing new is no end."""
     reply = part(TRUE_RANGE)
-    cut = len(reply) - (len(FILM) - START) + 10_000
-    async with host([reply[:cut], 0.6, reply[cut:]]) as (link, asked):
+    head = len(reply) - (len(FILM) - START)
+    cut = head + 10_000
+    async with host([reply[:head], 0.6, reply[head:cut], 0.6, reply[cut:]]) as (link, asked):
         await fetch(make_downloader(), await resume(link))
     assert finished(disk) == FILM
     assert len(asked) == 1
@@ -326,6 +328,21 @@ async def test_a_drip_is_a_stall_too(make_downloader: Make, want: Want, store: S
         downloader = make_downloader(min_speed=8192, min_speed_time=timedelta(seconds=0.5))
         with pytest.raises(Trouble, match=r"only \d+ bytes a second") as caught:
             await downloader.fetch(await want(link))
+    assert caught.value.reason is Reason.STALLED
+    assert (await get(store)).spans.startswith("0-")
+
+
+async def test_a_host_that_would_take_days_is_left_for_another_time(
+    make_downloader: Make, want: Want, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fast enough never to stall, too slow to hold a worker for ever; the bytes are kept."""
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 0.6)
+    steps: list[Act] = []
+    for start in range(0, len(WHOLE), 2_000):
+        steps += [WHOLE[start : start + 2_000], 0.05]
+    async with host(steps) as (link, _):
+        with pytest.raises(Trouble, match=r"\d+ bytes in \d+ minutes") as caught:
+            await make_downloader().fetch(await want(link))
     assert caught.value.reason is Reason.STALLED
     assert (await get(store)).spans.startswith("0-")
 

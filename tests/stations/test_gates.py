@@ -97,6 +97,19 @@ async def test_the_wish_of_the_provider_replaces_the_pause(gates: Gates, advance
     assert await passes(gates, "rate")
 
 
+async def test_a_wish_for_no_pause_at_all_is_not_followed_for_long(
+    gates: Gates, now: Callable[[], int]
+) -> None:
+    """A host that says "at once" again and again is asked less and less, as any other."""
+    pauses = []
+    for _ in range(7):
+        gates.close("rate", "slower", 0)
+        pauses.append((gates.shut()[0].probe_at - now()) // SECOND)
+    assert pauses == [1, 2, 4, 8, 16, 32, 64]
+    gates.close("key", "x", 0)
+    assert gates.shut()[0].probe_at - now() == SECOND
+
+
 async def test_several_gates_hold_until_the_last_one(gates: Gates, advance: Advance) -> None:
     """A probe of one gate does not slip past another that is still shut."""
     gates.close("rate", "slower")

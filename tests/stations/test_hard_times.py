@@ -24,7 +24,7 @@ from daemon.outbound import api_session, file_session, get_file
 from daemon.provider import Provider
 from daemon.queue import DownloadQueue, work
 from daemon.rules.address import AddressPolicy
-from daemon.rules.failure import Reason, Trouble
+from daemon.rules.failure import Reason, Refused, Trouble
 from daemon.rules.filename import name_partial
 from daemon.rules.lifecycle import Cause, State
 from daemon.rules.notice import Answer, Evidence, Notice, Outcome
@@ -285,3 +285,71 @@ def test_a_reader_that_left_ends_nothing() -> None:
     late.write("heard\n")
     late.close()
     assert memory.getvalue() == "heard\n"
+
+
+async def test_the_old_links_end_is_not_charged_to_the_new_one(
+    store: Store, plant: Plant, gates: Gates, now: Now
+) -> None:
+    """A link that came while the old one was refused is tried at once, with a clean slate."""
+    await plant("a", State.WANTED, link="https://files.example.com/old.mp4")
+    bell, queue = Bell(), DownloadQueue()
+    tried: list[str | None] = []
+
+    async def step(task: Task) -> Task:
+        tried.append(task.link)
+        if len(tried) == 1:
+            fresh = Tidings(
+                task_id="a",
+                cause=Cause.LINKED,
+                now=now(),
+                deadline_at=now() + HOUR,
+                ask_at=None,
+                link="https://files.example.com/new.mp4",
+            )
+            await store.receive([fresh])
+            raise Refused(Reason.LINK_REFUSED, "HTTP 403")
+        forever: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        return await forever
+
+    loops = [
+        asyncio.create_task(queue.feed(store, now, bell)),
+        asyncio.create_task(
+            work(
+                *(queue, store, {State.WANTED: step}, gates, TERMS),
+                now=now,
+                bell=bell,
+                ring_questions=lambda: None,
+                freshest=False,
+            )
+        ),
+    ]
+    async with asyncio.timeout(5):
+        while len(tried) < 2:
+            bell.ring()
+            await asyncio.sleep(0.01)
+    task = await store.task("a")
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    assert tried == ["https://files.example.com/old.mp4", "https://files.example.com/new.mp4"]
+    assert task is not None
+    assert (task.state, task.refusals, task.refusal_proofs, task.reason) == ("wanted", 0, 0, None)
+
+
+async def test_a_stored_film_has_no_trouble_left(
+    make_downloader: Callable[..., Downloader], plant: Plant, disk: Disk, tmp_path: Path
+) -> None:
+    """A disk that was in the way for a while is forgotten once the file is in place."""
+    content = b"verified"
+    disk.partial(name_partial("a")).write_bytes(content)
+    task = await plant(
+        "a",
+        State.VERIFIED,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        path=str(tmp_path / "videos" / "video_a.mp4"),
+        reason="disk",
+        message="no room",
+    )
+    stored = await make_downloader().publish(task)
+    assert (stored.state, stored.reason, stored.message) == ("stored", None, None)

@@ -244,7 +244,7 @@ async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
 ) -> None:
     """What is recorded is on the disk, whenever the download is cancelled; and all is closed."""
     path.write_bytes(b"0123456789")
-    hold = threading.Event()
+    hold, reached = threading.Event(), asyncio.Event()
 
     async def download() -> None:
         async with begin("0-10", 20, '"v"') as part:
@@ -255,11 +255,13 @@ async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
                 "reset": part.reset,
             }
             disk.pool.submit(hold.wait)
+            reached.set()
             await steps[moment]()
 
     before = open_files()
     task = asyncio.create_task(download())
-    await asyncio.sleep(0.05)
+    await reached.wait()
+    await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.sleep(0.01)
     assert not task.done()
@@ -276,16 +278,24 @@ async def test_a_cancelled_call_leaves_no_file_open_and_no_false_record(
         assert part.end == path.stat().st_size
 
 
+async def one_call_waits(disk: Disk) -> None:
+    """Wait until the one thread is busy and one call stands behind it."""
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while disk.pool._work_queue.qsize() != 1:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_file_that_is_opened_for_nobody_is_closed(disk: Disk, begin: Begin) -> None:
     """Cancelled while a slow disk opens it: the descriptor that comes late is not forgotten."""
     before = open_files()
     looking, opening = threading.Event(), threading.Event()
     disk.pool.submit(looking.wait)
     task = asyncio.create_task(begin().__aenter__())
-    await asyncio.sleep(0.01)
+    await one_call_waits(disk)
     disk.pool.submit(opening.wait)
     looking.set()
-    await asyncio.sleep(0.05)
+    await one_call_waits(disk)
     task.cancel()
     opening.set()
     with pytest.raises(asyncio.CancelledError):

@@ -37,7 +37,7 @@ def sweep(store: Store, now: Now) -> Sweep:
         )
         try:
             yield rung
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.3)
         finally:
             sweeping.cancel()
             await asyncio.gather(sweeping, return_exceptions=True)
@@ -163,6 +163,25 @@ async def test_it_is_swept_again_and_again(
     async with sweep():
         await asyncio.sleep(0.1)
         await plant("a", State.WANTED, deadline_at=START, refusal_proofs=3, questions=2)
+        await asyncio.sleep(0.6)
+    assert await state_of(store) == "lost"
+
+
+async def test_a_broken_ledger_is_swept_later(
+    store: Store,
+    plant: Plant,
+    sweep: Sweep,
+    break_ledger: Callable[..., Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full disk does not end the sweeping."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_MS", 0)
+    await plant("a", State.WANTED, deadline_at=START, refusal_proofs=3, questions=2)
+    await break_ledger(broken=True)
+    async with sweep():
+        await asyncio.sleep(0.1)
+        await break_ledger(broken=False)
+        assert await state_of(store) == "wanted"
         await asyncio.sleep(0.6)
     assert await state_of(store) == "lost"
 

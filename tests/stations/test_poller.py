@@ -281,17 +281,27 @@ async def test_a_wrong_key_holds_all_questions_and_no_task_fails(
     task_ids = [simulator.add_task(NO_CALLBACK) for _ in range(20)]
     for task_id in task_ids:
         await plant(task_id, ask_at=START)
-    simulator.script_api(ApiFaults(codes=(Reply(code=401, delay_seconds=0.1),), repeat=1000))
+    simulator.script_api(ApiFaults(codes=(Reply(code=401, delay_seconds=0.5),), repeat=1000))
     async with run(5) as station:
-        await asyncio.sleep(0.05)
+        gates = station.provider._gates
+
+        async def shut_for(closings: int) -> None:
+            async def is_shut() -> bool:
+                return [gate.closings for gate in gates.shut()] == [closings]
+
+            await until(is_shut)
+
+        await asyncio.sleep(0.1)
         advance(SECOND)
-        await asyncio.sleep(0.5)
+        await shut_for(1)
+        await asyncio.sleep(0.8)
         asked_once = len(asked(simulator))
-        assert 1 <= asked_once <= BURST + 1
+        assert 1 <= asked_once <= BURST + 3
         for probes, pause in enumerate((MINUTE, 2 * MINUTE, 5 * MINUTE), 1):
             advance(pause)
-            station.provider._gates._ring()
-            await asyncio.sleep(0.4)
+            gates._ring()
+            await shut_for(1 + probes)
+            await asyncio.sleep(0.1)
             assert len(asked(simulator)) == asked_once + probes
         assert announced == ["gate.closed key"]
         assert (await store.counts())["expected"] == len(task_ids)
@@ -351,14 +361,21 @@ async def test_a_contradicted_file_is_told_and_stays(
 
 
 async def test_a_ledger_that_cannot_be_written_is_waited_for(
-    run: Run, store: Store, plant: Plant, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    store: Store,
+    plant: Plant,
+    simulator: Simulator,
+    break_ledger: Callable[..., Awaitable[None]],
 ) -> None:
-    """The question stays due, and is asked again when its answer can be kept."""
-    monkeypatch.setattr("daemon.store.STORE_PAUSE_MS", 20)
+    """No question while it cannot be read; one whose answer cannot be kept is asked again."""
     task_id = simulator.add_task(NO_CALLBACK)
     await plant(task_id, ask_at=START)
-    await store._connection.execute_fetchall("PRAGMA query_only = ON")
+    await break_ledger(broken=True)
     async with run():
+        await asyncio.sleep(0.1)
+        assert asked(simulator) == []
+        await break_ledger(broken=False)
+        await store._connection.execute_fetchall("PRAGMA query_only = ON")
 
         async def asked_twice() -> bool:
             return len(asked(simulator)) >= 2

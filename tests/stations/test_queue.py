@@ -52,6 +52,7 @@ class Hall:
 
 
 Open = Callable[..., AbstractAsyncContextManager[Hall]]
+Break = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -60,12 +61,12 @@ def open_hall(store: Store, gates: Gates, now: Now) -> Open:
 
     @asynccontextmanager
     async def start(
-        steps: Mapping[State, Step], workers: int = 2, *, has_key: bool = True
+        steps: Mapping[State, Step], workers: int = 2, *, line: DownloadQueue | None = None
     ) -> AsyncIterator[Hall]:
         terms = Terms(
-            pace=PACE, retry_first_ms=2 * SECOND, retry_limit_ms=15 * MINUTE, has_key=has_key
+            pace=PACE, retry_first_ms=2 * SECOND, retry_limit_ms=15 * MINUTE, has_key=True
         )
-        hall, line = Hall(), DownloadQueue()
+        hall, line = Hall(), line or DownloadQueue()
 
         def log(state: State) -> Step:
             async def step(task: Task) -> Task:
@@ -114,6 +115,23 @@ async def settled(store: Store, task_id: str, **expected: object) -> Task:
             if all(getattr(task, name) == value for name, value in expected.items()):
                 return task
             await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something has happened."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0.01)
+
+
+async def fill_line(store: Store) -> DownloadQueue:
+    """Return a queue that holds what is due, and that nobody feeds any more."""
+    line = DownloadQueue()
+    feeding = asyncio.create_task(line.feed(store, lambda: START, Bell()))
+    await until(lambda: line._fresh.qsize() > 0)
+    feeding.cancel()
+    await asyncio.gather(feeding, return_exceptions=True)
+    return line
 
 
 @pytest.fixture
@@ -181,8 +199,7 @@ async def test_the_second_worker_takes_the_freshest(open_hall: Open, plant: Plan
     for number in range(6):
         await plant(f"t{number}", State.WANTED, deadline_at=START + number)
     async with open_hall({State.WANTED: keep}, 2) as hall:
-        while len(hall.steps) < 2:  # noqa: ASYNC110 - neither a file nor a ledger has an event
-            await asyncio.sleep(0.01)
+        await until(lambda: len(hall.steps) == 2)
     assert sorted(task_id for task_id, _ in hall.steps) == ["t0", "t5"]
 
 
@@ -206,26 +223,16 @@ async def test_more_tasks_than_the_queue_holds_are_all_taken(
     assert len(hall.steps) == len({task_id for task_id, _ in hall.steps}) == 30
 
 
-async def test_what_is_claimed_or_gone_is_left_alone(
+async def test_what_is_claimed_meanwhile_is_left_alone(
     open_hall: Open, store: Store, plant: Plant
 ) -> None:
     """An id that is stale by the time a worker takes it does no harm."""
-    line = DownloadQueue()
     await plant("a", State.WANTED)
     await plant("b", State.WANTED)
-    bell = Bell()
-    feeding = asyncio.create_task(line.feed(store, lambda: START, bell))
-    await asyncio.sleep(0.05)
-    assert await line.take(freshest=True) == "b"
-    assert [await line.take(freshest=False) for _ in range(2)] == ["a", "b"]
-    bell.ring()
-    await asyncio.sleep(0.05)
+    line = await fill_line(store)
     assert await store.claim("a", START) is not None
-    assert await line.take(freshest=True) == "b"
-    assert await line.take(freshest=True) == "a"
-    feeding.cancel()
-    await asyncio.gather(feeding, return_exceptions=True)
-    async with open_hall({State.WANTED: keep}, 3) as hall:
+    async with open_hall({State.WANTED: keep}, 3, line=line) as hall:
+        await until(lambda: bool(hall.steps))
         await asyncio.sleep(0.1)
     assert hall.steps == [("b", "wanted")]
 
@@ -260,8 +267,7 @@ async def test_a_dead_link_is_asked_about_at_once(
     async with open_hall(steps_of(make_downloader())) as hall:
         task = await settled(store, task_id, state="expected", claimed_at=None)
         assert (task.reason, task.ask_at, task.refusals) == ("link_refused", START, 1)
-        await asyncio.sleep(0.05)
-        assert hall.questions_rung >= 1
+        await until(lambda: hall.questions_rung >= 1)
 
 
 async def test_the_same_bad_content_three_times_waits_for_news(
@@ -314,14 +320,17 @@ async def test_a_full_disk_pauses_downloads_and_room_lets_them_go_on(
     downloader = make_downloader(min_free=await disk.free_bytes() + (1 << 40))
     task_ids = [await wanted() for _ in range(4)]
     async with open_hall(steps_of(downloader), 3) as hall:
-        await asyncio.sleep(0.3)
+        await until(lambda: gates.is_shut("disk"))
+        await asyncio.sleep(0.5)
         first = len(simulator.requests)
         assert 1 <= first <= 3
-        for _ in range(3):
+        closings = gates.shut()[0].closings
+        for probes in (1, 2, 3):
             advance(10 * SECOND)
             gates._ring()
-            await asyncio.sleep(0.2)
-        assert len(simulator.requests) == first + 3
+            await until(lambda probes=probes: gates.shut()[0].closings == closings + probes)  # type: ignore[misc]
+            await asyncio.sleep(0.1)
+            assert len(simulator.requests) == first + probes
         assert announced == ["gate.closed disk"]
         for task_id in task_ids:
             task = await store.task(task_id)
@@ -351,6 +360,48 @@ async def test_a_host_in_trouble_shuts_no_gate(
         await settled(store, "a", reason="stalled", claimed_at=None)
         await settled(store, "b", reason="disk", claimed_at=None)
     assert announced == ["gate.closed disk"]
+
+
+async def test_a_broken_ledger_is_waited_for(
+    open_hall: Open, store: Store, wanted: Wanted, make_downloader: Make, break_ledger: Break
+) -> None:
+    """Neither the feeder nor a worker ends; what was due is done when the ledger works again."""
+    task_id = await wanted()
+    await break_ledger(broken=True)
+    async with open_hall(steps_of(make_downloader())) as hall:
+        await asyncio.sleep(0.1)
+        await break_ledger(broken=False)
+        await settled(store, task_id, state="done")
+        assert not any(worker.done() for worker in hall.workers)
+
+
+@pytest.mark.parametrize("moment", ["claim", "step", "verdict"])
+async def test_a_claim_is_given_back_when_the_ledger_works_again(
+    open_hall: Open, store: Store, plant: Plant, break_ledger: Break, moment: str
+) -> None:
+    """Whatever could not be written, the task is not left claimed for ever."""
+    task_id = (await plant("a", State.WANTED)).task_id
+    begun: list[bool] = []
+
+    async def stumble(task: Task) -> Task:
+        begun.append(True)
+        if moment == "claim" or len(begun) > 1:
+            raise Refused(Reason.LINK_REFUSED, "x")
+        await break_ledger(broken=True)
+        if moment == "step":
+            await store.record_progress(task.task_id, "", None, None)
+        raise Trouble(Reason.STALLED, "y")
+
+    line = await fill_line(store)
+    if moment == "claim":
+        await break_ledger(broken=True)
+    async with open_hall({State.WANTED: stumble}, 1, line=line) as hall:
+        await until(lambda: len(begun) == (moment != "claim"))
+        await asyncio.sleep(0.1)
+        await break_ledger(broken=False)
+        hall.bell.ring()
+        await settled(store, task_id, state="expected", claimed_at=None)
+    assert len(begun) == 1 + (moment != "claim")
 
 
 async def test_a_bug_ends_the_worker(open_hall: Open, store: Store, plant: Plant) -> None:

@@ -190,6 +190,17 @@ async def test_progress_is_recorded_only_while_bytes_are_missing(
     assert found == [("", 1, None), ("0-10", 20, '"v"')]
 
 
+async def test_bytes_of_a_link_that_was_replaced_are_not_recorded(
+    store: Store, plant: Plant
+) -> None:
+    """A download from an unconfirmed link may end after the provider named the true one."""
+    await plant("a", State.WANTED, link=LINK, size_bytes=None)
+    await store.record_progress("a", "0-5", 9, None, only_of="https://forged.example.com/")
+    assert (await get(store, "a")).spans == ""
+    await store.record_progress("a", "0-5", 9, None, only_of=LINK)
+    assert (await get(store, "a")).spans == "0-5"
+
+
 async def test_the_same_bytes_are_quarantined_once(store: Store) -> None:
     """A repeated unreadable callback raises a number; nothing of the first one changes."""
 

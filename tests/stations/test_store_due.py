@@ -36,6 +36,23 @@ async def test_the_nearest_deadline_is_downloaded_first(store: Store, plant: Pla
     assert await fetches(store, freshest=True) == ["stored", "soon too", "soon", "later"]
 
 
+async def test_what_failed_before_waits_behind_what_did_not(store: Store, plant: Plant) -> None:
+    """Hosts that never answer do not hold back those that do, unless time is running out."""
+    await plant("failing", State.WANTED, deadline_at=NOW + 25 * HOUR, failures=9)
+    await plant("good", State.WANTED, deadline_at=NOW + 26 * HOUR)
+    await plant("failing, near", State.WANTED, deadline_at=NOW + 24 * HOUR, failures=9)
+    await plant("good, later", State.WANTED, deadline_at=NOW + 27 * HOUR)
+    assert await fetches(store) == ["failing, near", "good", "good, later", "failing"]
+    assert await fetches(store, freshest=True) == [
+        "good, later",
+        "failing, near",
+        "good",
+        "failing",
+    ]
+    due = await store.due_downloads(NOW, 9, freshest=False)
+    assert [one.failing for one in due] == [0, 0, 0, 1]
+
+
 async def test_a_download_is_due_once_and_not_while_somebody_has_it(
     store: Store, plant: Plant
 ) -> None:
