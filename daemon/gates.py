@@ -8,7 +8,7 @@ success opens it, its failure shuts it for longer.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon.bell import sleep_until
 from daemon.rules.schedule import SECOND, pause_gate
@@ -23,6 +23,8 @@ class Shut:
     reason: str
     closings: int
     probe_at: int
+    probed: bool = False
+    """Whether a probe was let through since it was last shut."""
 
 
 class Gates:
@@ -35,8 +37,14 @@ class Gates:
         self._changed = asyncio.Event()
 
     def close(self, name: str, reason: str, pause_ms: int | None = None) -> None:
-        """Shut a gate, or keep it shut for longer; `pause_ms` is the other side's own wish."""
+        """Shut a gate, or keep it shut for longer; `pause_ms` is the other side's own wish.
+
+        Before a probe was let through this is no news: five calls that were on their way together
+        do not shut it five times.
+        """
         now, before = self._now(), self._shut.get(name)
+        if before is not None and not before.probed:
+            return
         closings = before.closings + 1 if before else 1
         pause = pause_gate(name, closings)
         if pause_ms is not None:
@@ -58,7 +66,7 @@ class Gates:
     def probe_now(self) -> None:
         """Let one probe through every shut gate at once: a person says that it was mended."""
         for name, shut in self._shut.items():
-            self._shut[name] = Shut(name, shut.since, shut.reason, shut.closings, self._now())
+            self._shut[name] = replace(shut, probe_at=self._now())
         self._ring()
 
     def shut(self) -> list[Shut]:
@@ -77,9 +85,7 @@ class Gates:
             if all(shut.probe_at <= now for shut in blocking):
                 for shut in blocking:
                     next_at = now + pause_gate(shut.name, shut.closings)
-                    self._shut[shut.name] = Shut(
-                        shut.name, shut.since, shut.reason, shut.closings, next_at
-                    )
+                    self._shut[shut.name] = replace(shut, probe_at=next_at, probed=True)
                 return
             latest = max(shut.probe_at for shut in blocking)
             await sleep_until(self._changed, (latest - now) / 1000)

@@ -69,26 +69,24 @@ class Provider:
 
     async def ask(self, task_id: str) -> Answer:
         """Ask about one task (`record-info`); needs a permission."""
-        began = self._now()
         found = await self._get(_RECORD_INFO, {"taskId": task_id})
         if isinstance(found, Answer):
-            return self._learn(found, began)
+            return self._learn(found)
         status, body, wish = found
-        return self._learn(read_answer(self._kind, status, body, task_id), began, wish)
+        return self._learn(read_answer(self._kind, status, body, task_id), wish)
 
     async def balance(self) -> float | None:
         """Ask for the credits that are left; None when there was no answer. Needs a permission."""
-        began = self._now()
         found = await self._get(_CREDITS[self._kind], {})
         if isinstance(found, Answer):
-            self._learn(found, began)
+            self._learn(found)
             return None
         status, body, wish = found
         credits_left = read_credits(self._kind, status, body)
         if isinstance(credits_left, Answer):
-            self._learn(credits_left, began, wish)
+            self._learn(credits_left, wish)
             return None
-        self._learn(Answer(Outcome.ANSWERED), began)
+        self._learn(Answer(Outcome.ANSWERED))
         if credits_left > 0:
             self._gates.open("credits")
         return credits_left
@@ -105,33 +103,23 @@ class Provider:
         except StepFailed as failure:
             return Answer(Outcome.TROUBLE, failure.message)
 
-    def _learn(self, answer: Answer, began: int, wish: float | None = None) -> Answer:
-        """Let the answer to a call that began then open and shut gates."""
+    def _learn(self, answer: Answer, wish: float | None = None) -> Answer:
         if answer.outcome in {Outcome.ANSWERED, Outcome.UNKNOWN}:
             self._failures = 0
             self.answered_at = self._now()
-            for name in _QUERY_GATES:
-                if self._is_news(name, began):
-                    self._gates.open(name)
+            for shut in self._gates.shut():
+                # A success that was on its way when the gate shut proves nothing about it.
+                if shut.name in _QUERY_GATES and shut.probed:
+                    self._gates.open(shut.name)
         elif answer.outcome is Outcome.TROUBLE:
             self._failures += 1
-            too_many = self._failures >= API_FAILURES or self._gates.is_shut("api")
-            if too_many and self._is_news("api", began):
+            if self._failures >= API_FAILURES or self._gates.is_shut("api"):
                 self._gates.close("api", answer.message)
         elif answer.outcome is Outcome.ODD:
             # One mistyped id must not hold back the questions about all others.
             self._failures = 0
         else:
             self._failures = 0
-            name = _GATES[answer.outcome]
-            if self._is_news(name, began):
-                pause = None if wish is None else min(int(wish * 1000), RETRY_AFTER_LIMIT_MS)
-                self._gates.close(name, answer.message, pause)
+            pause = None if wish is None else min(int(wish * 1000), RETRY_AFTER_LIMIT_MS)
+            self._gates.close(_GATES[answer.outcome], answer.message, pause)
         return answer
-
-    def _is_news(self, name: str, began: int) -> bool:
-        """Say whether a call that began then can be the gate's probe.
-
-        Those that were on their way when it shut cannot: five of them would shut it five times.
-        """
-        return all(shut.name != name or began >= shut.since for shut in self._gates.shut())

@@ -50,6 +50,7 @@ async def test_a_gate_is_announced_once(gates: Gates, said: list[str], advance: 
     for reason in ("wrong key", "still wrong", "again"):
         gates.close("key", reason)
         advance(HOUR)
+        assert await passes(gates, "key")
     assert [(shut.reason, shut.closings) for shut in gates.shut()] == [("again", 3)]
     gates.open("key")
     gates.open("key")
@@ -72,6 +73,15 @@ async def test_one_probe_passes_when_the_pause_is_over(gates: Gates, advance: Ad
     advance(10 * SECOND)
     assert await passes(gates, "rate")
     assert gates.is_shut("rate")
+
+
+async def test_calls_that_were_on_their_way_shut_a_gate_once(gates: Gates) -> None:
+    """Without a probe in between a second no is no news: not a longer pause, not another word."""
+    gates.close("key", "wrong key")
+    before = gates.shut()
+    for _ in range(5):
+        gates.close("key", "late answer", HOUR)
+    assert gates.shut() == before
 
 
 async def test_a_failed_probe_shuts_it_for_longer(gates: Gates, advance: Advance) -> None:
@@ -98,13 +108,15 @@ async def test_the_wish_of_the_provider_replaces_the_pause(gates: Gates, advance
 
 
 async def test_a_wish_for_no_pause_at_all_is_not_followed_for_long(
-    gates: Gates, now: Callable[[], int]
+    gates: Gates, now: Callable[[], int], advance: Advance
 ) -> None:
     """A host that says "at once" again and again is asked less and less, as any other."""
     pauses = []
     for _ in range(7):
         gates.close("rate", "slower", 0)
         pauses.append((gates.shut()[0].probe_at - now()) // SECOND)
+        advance(pauses[-1] * SECOND)
+        assert await passes(gates, "rate")
     assert pauses == [1, 2, 4, 8, 16, 32, 64]
     gates.close("key", "x", 0)
     assert gates.shut()[0].probe_at - now() == SECOND
