@@ -4,6 +4,7 @@ Rule: such a skip gives its reason in the words "needs root" or "needs the packa
 """
 
 import re
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import settings
 # A slow machine is no failure: what takes too long is found by the timeout of the whole test.
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
+
+# A shell starts what it runs in the background with SIGINT ignored, and every child inherits that:
+# the stories that press Ctrl-C would press in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LACKING = re.compile(r"\bneeds (root|the package \S+)")
 
