@@ -108,14 +108,15 @@ def callback_app(receiver: Receiver) -> web.Application:
             request.headers.getall("X-Forwarded-For", ()),
             receiver.section.trusted_proxies,
         )
-        log = _log.bind(remote=client)
         if not check_token(request.path.removeprefix(prefix), receiver.tokens):
             if receiver.strikes.count(client):
                 return _refuse(429, {"Retry-After": str(int(STRIKES_SECONDS))})
-            log.info("callback.rejected", status=404, why="wrong token")
+            _log.info("callback.rejected", remote=client, status=404, why="wrong token")
             return _refuse(404)
         if request.method != "POST":
-            log.info("callback.rejected", status=404, why=f"method {request.method[:10]}")
+            _log.info(
+                "callback.rejected", remote=client, status=404, why=f"method {request.method[:10]}"
+            )
             return _refuse(404)
         status = await _receive(request, receiver, client)
         if status != 200:  # noqa: PLR2004 - HTTP OK
@@ -132,30 +133,40 @@ def callback_app(receiver: Receiver) -> web.Application:
 
 async def _receive(request: web.Request, receiver: Receiver, client: str) -> int:
     """Take a callback whose token is right; return the HTTP status."""
-    log = _log.bind(remote=client)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding != "identity":
-        log.warning("callback.rejected", status=415, why=f"Content-Encoding {encoding[:20]}")
+        _log.warning(
+            "callback.rejected", remote=client, status=415, why=f"Content-Encoding {encoding[:20]}"
+        )
         return 415
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        log.warning("callback.rejected", status=413, why=f"over {BODY_LIMIT_BYTES} bytes")
+        _log.warning(
+            "callback.rejected", remote=client, status=413, why=f"over {BODY_LIMIT_BYTES} bytes"
+        )
         return 413
     except TimeoutError:
-        log.warning("callback.rejected", status=408, why=f"body slower than {BODY_SECONDS:g} s")
+        _log.warning(
+            "callback.rejected",
+            remote=client,
+            status=408,
+            why=f"body slower than {BODY_SECONDS:g} s",
+        )
         return 408
     except ConnectionError:
         # Nobody is there to read the answer; without this aiohttp would call it our error.
-        log.warning("callback.rejected", status=400, why="the sender hung up in mid-body")
+        _log.warning(
+            "callback.rejected", remote=client, status=400, why="the sender hung up in mid-body"
+        )
         return 400
     try:
         async with asyncio.timeout(COMMIT_SECONDS):
             return await _commit(request, receiver, body, client)
     except (StoreFailed, TimeoutError) as failure:
         why = str(failure) or f"no commit within {COMMIT_SECONDS:g} s"
-        log.error("callback.rejected", status=503, why=why)  # noqa: TRY400 - no bug, no traceback
+        _log.error("callback.rejected", remote=client, status=503, why=why)
         return 503
 
 

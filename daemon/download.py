@@ -38,7 +38,7 @@ from daemon.rules.transfer import (
     read_content_range,
     read_head,
 )
-from daemon.rules.verdict import Verdict
+from daemon.rules.verdict import NOTHING_ON_DISK, Verdict
 from daemon.store import PathTaken, Store
 
 BLOCK_BYTES: Final = 1 << 20
@@ -135,7 +135,7 @@ class Downloader:
             return named
         if not held:
             _log.warning("task.vanished", path=str(path))
-            return await self._move(task, Cause.VANISHED, **_NOTHING_ON_DISK)
+            return await self._move(task, Cause.VANISHED, **NOTHING_ON_DISK)
         self._gates.open("disk")
         if path.name != self._name(task):
             _log.warning("task.renamed", path=str(path), taken=self._name(task))
@@ -170,7 +170,7 @@ class Downloader:
         def decide(newest: Task) -> Verdict:
             # Bytes of a link that nobody confirmed, and that the provider replaced meanwhile.
             forged = task.unconfirmed and newest.link != task.link
-            return Verdict(None, _NOTHING_ON_DISK) if forged else verdict
+            return Verdict(None, NOTHING_ON_DISK) if forged else verdict
 
         settled, _ = await self._store.settle(task, self._now(), decide)
         return settled
@@ -204,8 +204,6 @@ class Downloader:
 
     async def _transfer(self, task: Task, part: Partial) -> None:
         """One request, to the end of the file."""
-        if part.end and part.validator is None:
-            await part.reset()
         start = max(0, part.end - OVERLAP_BYTES)
         request = Request(start, part.validator, part.total_bytes)
         async with get_file(
@@ -213,7 +211,7 @@ class Downloader:
         ) as response:
             offer = read_head(
                 response.status,
-                {name.lower(): value for name, value in response.headers.items()},
+                _headers(response),
                 request,
                 now=self._now() / 1000,
                 max_bytes=self._section.max_size,
@@ -291,9 +289,7 @@ class Downloader:
         """Learn the total of a file without length from one byte of it; None when that fails."""
         headers = {"Range": "bytes=0-0"}
         async with get_file(self._session, task.link or "", self._policy, headers) as response:
-            found = read_content_range(
-                {name.lower(): value for name, value in response.headers.items()}
-            )
+            found = read_content_range(_headers(response))
             return found[2] if found is not None and found[:2] == (0, 0) else None
 
     async def _fetch_again(self, task: Task, part: Partial) -> None:
@@ -320,7 +316,6 @@ class Downloader:
             )
 
 
-_NOTHING_ON_DISK: Final = {"spans": "", "size_bytes": None, "validator": None}
 _SUCCEEDED: Final = {
     "reason": None,
     "message": None,
@@ -336,6 +331,10 @@ def _judge_finished(task: Task) -> Verdict:
     """A file that nobody confirmed yet stays a matter of questions."""
     ask_at = task.ask_at if task.unconfirmed else None
     return Verdict(Cause.FINISHED, {"claimed_at": None, "fetch_at": None, "ask_at": ask_at})
+
+
+def _headers(response: ClientResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
 
 
 def _describe(response: ClientResponse, head: bytes) -> str:

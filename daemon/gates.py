@@ -6,11 +6,10 @@ fails because of it. A shut gate lets one probe through whenever its pause is ov
 success opens it, its failure shuts it for longer.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from daemon.bell import sleep_until
+from daemon.bell import Bell, sleep_until
 from daemon.rules.schedule import SECOND, pause_gate
 
 
@@ -34,7 +33,7 @@ class Gates:
         self._now = now
         self._announce = announce
         self._shut: dict[str, Shut] = {}
-        self._changed = asyncio.Event()
+        self._bell = Bell()
 
     def close(self, name: str, reason: str, pause_ms: int | None = None) -> None:
         """Shut a gate, or keep it shut for longer; `pause_ms` is the other side's own wish.
@@ -54,20 +53,20 @@ class Gates:
         self._shut[name] = shut
         if before is None:
             self._announce("gate.closed", shut)
-        self._ring()
+        self._bell.ring()
 
     def open(self, name: str) -> None:
         """Open a gate; nothing happens when it is open."""
         shut = self._shut.pop(name, None)
         if shut is not None:
             self._announce("gate.opened", shut)
-            self._ring()
+            self._bell.ring()
 
     def probe_now(self) -> None:
         """Let one probe through every shut gate at once: a person says that it was mended."""
         for name, shut in self._shut.items():
             self._shut[name] = replace(shut, probe_at=self._now())
-        self._ring()
+        self._bell.ring()
 
     def shut(self) -> list[Shut]:
         """Return the gates that are shut, by name."""
@@ -88,8 +87,4 @@ class Gates:
                     self._shut[shut.name] = replace(shut, probe_at=next_at, probed=True)
                 return
             latest = max(shut.probe_at for shut in blocking)
-            await sleep_until(self._changed, (latest - now) / 1000)
-
-    def _ring(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+            await sleep_until(self._bell.listen(), (latest - now) / 1000)

@@ -45,7 +45,8 @@ class _Visits:
 
     async def wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._none.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._none.wait()
 
 
 _VISITS = web.AppKey("visits", _Visits)

@@ -34,6 +34,8 @@ from daemon.statements import ADOPT, ALL, RECEIVE
 
 NEAR_MS: Final = 24 * HOUR
 """A deadline this near outranks earlier failures."""
+_STEPPING: Final = "state IN ('wanted', 'verified', 'stored')"
+"""States with a download step; the words of the index `task_to_fetch`."""
 _HELD: Final = ", ".join(field.name for field in fields(Held))
 
 
@@ -206,7 +208,7 @@ class Store:
             UPDATE task SET claimed_at = :now, version = version + 1,
                             attempts = attempts + (state = 'wanted')
             WHERE task_id = :task_id AND claimed_at IS NULL AND fetch_at <= :now
-                  AND state IN ('wanted', 'verified', 'stored')
+                  AND {_STEPPING}
             RETURNING {ALL}
             """,
             {"task_id": task_id, "now": now},
@@ -250,7 +252,7 @@ class Store:
             f"""
             SELECT id, task_id, deadline_at, failures > 0 AND deadline_at > :near AS failing
             FROM task
-            WHERE state IN ('wanted', 'verified', 'stored') AND fetch_at <= :now
+            WHERE {_STEPPING} AND fetch_at <= :now
                   AND claimed_at IS NULL
             ORDER BY failing, {order} LIMIT :limit
             """,
@@ -266,10 +268,10 @@ class Store:
     async def next_due(self) -> tuple[int | None, int | None]:
         """Return when the next question and the next unclaimed download step fall due."""
         rows = await self._fetch(
-            """
+            f"""
             SELECT (SELECT min(ask_at) FROM task WHERE ask_at IS NOT NULL),
                    (SELECT min(fetch_at) FROM task
-                    WHERE state IN ('wanted', 'verified', 'stored') AND claimed_at IS NULL)
+                    WHERE {_STEPPING} AND claimed_at IS NULL)
             """,
             (),
         )

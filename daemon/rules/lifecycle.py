@@ -71,7 +71,8 @@ def _unmoved(*states: State) -> dict[State | None, State]:
     return {state: state for state in states}
 
 
-_IN_PLACE = (State.VERIFIED, State.STORED, State.DONE, State.PRUNED)
+IN_PLACE = (State.VERIFIED, State.STORED, State.DONE, State.PRUNED)
+"""States in which no byte is missing any more."""
 
 TRANSITIONS: Mapping[Cause, Mapping[State | None, State]] = MappingProxyType(
     {
@@ -83,12 +84,12 @@ TRANSITIONS: Mapping[Cause, Mapping[State | None, State]] = MappingProxyType(
             State.WANTED: State.WANTED,
             State.FAILED: State.WANTED,
             State.LOST: State.WANTED,
-            **_unmoved(*_IN_PLACE),
+            **_unmoved(*IN_PLACE),
         },
         Cause.DECLINED: {
             None: State.FAILED,
             State.EXPECTED: State.FAILED,
-            **_unmoved(State.WANTED, State.FAILED, State.LOST, *_IN_PLACE),
+            **_unmoved(State.WANTED, State.FAILED, State.LOST, *IN_PLACE),
         },
         Cause.UNKNOWN: {State.EXPECTED: State.FAILED},
         Cause.KNOWN: {State.FAILED: State.EXPECTED},

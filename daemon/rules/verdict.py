@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
 from daemon.rules.failure import Hindered, Reason, Refused, Spoiled, StepFailed, Trouble
-from daemon.rules.lifecycle import Cause, State
+from daemon.rules.lifecycle import IN_PLACE, Cause, State
 from daemon.rules.notice import Answer, Evidence, Notice, Outcome
 from daemon.rules.schedule import (
     MINUTE,
@@ -30,8 +30,12 @@ from daemon.rules.task import Task, Tidings
 
 CREDITS_PAUSE_MS: Final = 5 * MINUTE
 """A question refused for want of credits: buying some takes a person."""
-_IN_PLACE = (State.VERIFIED, State.STORED, State.DONE, State.PRUNED)
-_NOTHING_ON_DISK: Mapping[str, object] = {"spans": "", "size_bytes": None, "validator": None}
+NOTHING_ON_DISK: Final[Mapping[str, object]] = {
+    "spans": "",
+    "size_bytes": None,
+    "validator": None,
+}
+"""The columns of a task whose partial file is worth nothing."""
 _GATED = (Outcome.KEY, Outcome.RATE, Outcome.MAINTENANCE)
 
 
@@ -98,14 +102,14 @@ def judge_answer(task: Task, answer: Answer, now: int, terms: Terms, luck: float
         notice = answer.notice
         if notice.evidence is Evidence.SUCCESS and notice.link is not None:
             verdict = _judge_link(task, notice.link, now, terms, luck)
-        elif task.state in _IN_PLACE:
+        elif task.state in IN_PLACE:
             verdict = _judge_contradiction(task, now, pause)
         else:
             verdict = _judge_notice(task, notice, now, pause)
         known: dict[str, object] = {"answered_at": now, "unanswered_since": None, "denials": 0}
         known |= {"audio_id": notice.audio_id or task.audio_id}
     elif answer.outcome is Outcome.UNKNOWN:
-        if task.state in _IN_PLACE:
+        if task.state in IN_PLACE:
             verdict = _judge_contradiction(task, now, pause)
         else:
             verdict = _judge_denial(task, answer, now, pause, terms)
@@ -175,7 +179,7 @@ def _judge_refusal_to_make(task: Task, notice: Notice) -> Verdict:
 
 
 def _judge_link(task: Task, link: str, now: int, terms: Terms, luck: float) -> Verdict:
-    if task.state in _IN_PLACE:
+    if task.state in IN_PLACE:
         return Verdict(None, {"unconfirmed": 0, "ask_at": None})
     changes: dict[str, object] = {
         "unconfirmed": 0,
@@ -185,7 +189,7 @@ def _judge_link(task: Task, link: str, now: int, terms: Terms, luck: float) -> V
     }
     if task.unconfirmed and link != task.link:
         # The bytes at hand came from a link that a stranger may have invented.
-        changes |= _NOTHING_ON_DISK
+        changes |= NOTHING_ON_DISK
     # A lost task that is revived has to be tried before it can be lost again.
     fresh = link != task.link or task.state == State.LOST
     if fresh:
@@ -270,10 +274,10 @@ def judge_failure(task: Task, failure: StepFailed, now: int, terms: Terms, luck:
         case Refused() | Spoiled(reason=Reason.NOT_A_VIDEO, sha256=None):
             # No SHA-256: its first bytes were enough to see that the link leads to no film.
             if isinstance(failure, Spoiled):
-                said |= _NOTHING_ON_DISK
+                said |= NOTHING_ON_DISK
             return _judge_refused_link(task, said, now, terms, luck)
         case Spoiled():
-            said |= _NOTHING_ON_DISK
+            said |= NOTHING_ON_DISK
             return _judge_spoiled(task, failure, said, now, terms, luck)
         case _:
             wish = failure.retry_after if isinstance(failure, Trouble) else None
@@ -374,7 +378,7 @@ def judge_retry(task: Task, now: int, terms: Terms) -> Verdict | None:
     """
     if task.state == State.PRUNED:
         return None
-    if task.state in _IN_PLACE:
+    if task.state in IN_PLACE:
         return Verdict(None, {"fetch_at": task.fetch_at and now})
     again: dict[str, object] = {"refusals": 0, "failures": 0, "denials": 0, **_UNPROVED}
     if terms.has_key:

@@ -297,7 +297,7 @@ async def test_a_wrong_key_holds_all_questions_and_no_task_fails(
         assert 1 <= asked_once <= BURST + 1
         for probes, pause in enumerate((MINUTE, 2 * MINUTE, 5 * MINUTE), 1):
             advance(pause)
-            gates._ring()
+            gates._bell.ring()
             await shut_for(1 + probes)
             await asyncio.sleep(0.1)
             assert len(asked(simulator)) == asked_once + probes
@@ -306,7 +306,7 @@ async def test_a_wrong_key_holds_all_questions_and_no_task_fails(
         simulator.script_api(ApiFaults(codes=()))
     async with run(1000) as station:
         advance(10 * MINUTE)
-        station.provider._gates._ring()
+        station.provider._gates._bell.ring()
 
         async def all_wanted() -> bool:
             return (await store.counts())["wanted"] == len(task_ids)

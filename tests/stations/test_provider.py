@@ -170,7 +170,7 @@ async def test_a_wrong_key_lets_one_probe_through(
         waiting = [asyncio.create_task(provider.permit()) for _ in range(3)]
         for pause in (MINUTE, 2 * MINUTE):
             advance(pause)
-            gates._ring()
+            gates._bell.ring()
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=1)
             await asyncio.sleep(0.02)
             passed = [task for task in waiting if task.done()]

@@ -327,7 +327,7 @@ async def test_a_full_disk_pauses_downloads_and_room_lets_them_go_on(
         closings = gates.shut()[0].closings
         for probes in (1, 2, 3):
             advance(10 * SECOND)
-            gates._ring()
+            gates._bell.ring()
             await until(lambda probes=probes: gates.shut()[0].closings == closings + probes)  # type: ignore[misc]
             await asyncio.sleep(0.1)
             assert len(simulator.requests) == first + probes
@@ -338,7 +338,7 @@ async def test_a_full_disk_pauses_downloads_and_room_lets_them_go_on(
             assert (task.state, task.attempts, task.failures) == ("wanted", 0, 0)
         downloader._min_free_bytes = 0
         advance(10 * SECOND)
-        gates._ring()
+        gates._bell.ring()
         for task_id in task_ids:
             await settled(store, task_id, state="done")
         assert hall.workers[0].done() is False
