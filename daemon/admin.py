@@ -144,7 +144,7 @@ class Office:
         """Adopt tasks that were submitted elsewhere; the provider is asked about them at once."""
         wish = await _read_body(request, TrackRequest)
         if not 0 < len(wish.task_ids) <= IDS_LIMIT:
-            raise Refusal(422, "bad_request", f"task_ids takes 1 to {IDS_LIMIT} ids")
+            raise Refusal(422, "invalid", f"task_ids takes 1 to {IDS_LIMIT} ids")
         if wish.label is not None and not (
             0 < len(wish.label) <= LABEL_LIMIT and wish.label.isprintable()
         ):
@@ -249,7 +249,7 @@ async def _read_body(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.read(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(422, "bad_request", f"the body cannot be read: {error}") from None
+        raise Refusal(422, "invalid", f"the body cannot be read: {error}") from None
 
 
 def _read_number(request: web.Request, name: str, default: int | None, limit: int) -> int | None:

@@ -20,7 +20,11 @@ PAGE = 1_000
 
 
 class NoDaemon(Exception):
-    """Nothing answers on the socket."""
+    """Nothing answers on the socket; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "start it with: suno-videod serve") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class DaemonRefused(Exception):
@@ -108,7 +112,7 @@ class Client:
             response = connection.getresponse()
             status, text = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise NoDaemon(f"nothing answers on {self.path}: {_say(error)}") from error
+            raise _no_daemon(self.path, error) from error
         finally:
             connection.close()
         try:
@@ -122,11 +126,17 @@ class Client:
         raise refused
 
 
+def _no_daemon(path: Path, error: Exception) -> NoDaemon:
+    if isinstance(error, PermissionError):
+        return NoDaemon(
+            f"this user may not use {path}", "run the command as root or as the daemon's own user"
+        )
+    return NoDaemon(f"nothing answers on {path}: {_say(error)}")
+
+
 def _say(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such socket"
-    if isinstance(error, PermissionError):
-        return "this user may not use it (run as root or as the daemon's user)"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__
