@@ -67,7 +67,8 @@ class FileFault(msgspec.Struct, frozen=True, kw_only=True):
     being written. `other_film` serves another film of the same size with its own ETag. Framing
     `"chunked"` and `"close"` name no length; with `"close"` only the end of the connection ends
     the body. `etag` is sent as it stands, null sends none. `redirect_to` and `retry_after` are
-    sent as they stand.
+    sent as they stand. A fresh link, which kie gives out for a known one, works at once, unless
+    `also_fresh` says that it has the fault too.
     """
 
     lasts: int | Literal["renewed", "always"] = 1
@@ -85,6 +86,7 @@ class FileFault(msgspec.Struct, frozen=True, kw_only=True):
     framing: Literal["length", "chunked", "close"] = "length"
     ignore_ranges: bool = False
     etag: str | msgspec.UnsetType | None = msgspec.UNSET
+    also_fresh: bool = False
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +94,11 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     `error_code` is the code of a failure, in the callback and as `errorCode` of the record.
     `with_link` false withholds the link of a film that exists. `replies` answer the first
-    record-info calls, `files` the first downloads, each in turn. `answer_lost` creates the task
-    and cuts the connection before `generate` could say its id.
+    record-info calls, `files` the first downloads, each in turn.
+
+    The last three are about the answer of `generate`, once the task exists: it comes
+    `answer_delay_seconds` later, then `answer_lost` cuts the connection before the id is told, and
+    `answer` says something else in its place.
     """
 
     outcome: Outcome = "SUCCESS"
@@ -102,7 +107,9 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     callbacks: tuple[Callback, ...] = (Callback(),)
     replies: tuple[Reply, ...] = ()
     files: tuple[FileFault, ...] = ()
+    answer_delay_seconds: float = 0.0
     answer_lost: bool = False
+    answer: Reply | None = None
 
 
 NO_FAULTS = Faults()
@@ -226,6 +233,10 @@ SCENARIOS: Mapping[str, tuple[Faults, str]] = MappingProxyType(
         "sim-expired-link": (
             Faults(files=(FileFault(status=403, lasts="renewed"),)),
             "the link answers 403 until record-info is asked again and gives a new one",
+        ),
+        "sim-refused-link": (
+            Faults(files=(FileFault(status=403, lasts="always"),)),
+            "the link answers 403 always; on kie, common/download-url gives one that works",
         ),
         "sim-busy-host": (
             Faults(files=(FileFault(status=503, retry_after="2", lasts=2),)),

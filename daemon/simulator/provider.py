@@ -5,7 +5,8 @@ callbacks of the three kinds stand here and nowhere else.
 
 Sources: https://docs.sunoapi.org/suno-api/create-music-video and get-music-video-details,
 https://docs.api.box/suno-api/create-music-video, https://docs.kie.ai/suno-api/create-music-video,
-create-music-video-callbacks and get-music-video-details.
+create-music-video-callbacks and get-music-video-details,
+https://docs.kie.ai/common-api/download-url.
 """
 
 import math
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -26,6 +27,9 @@ Kind = Literal["sunoapi", "apibox", "kie"]
 CODE_OK = 200
 CODE_BAD_JSON = 400
 CODE_UNAUTHORIZED = 401
+
+PASS_SECONDS: Final = 20 * 60.0
+"""How long a fresh link works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Dialect:
     no_credits_code: int
     rate_code: int
     limits_by_status: bool
+    gives_fresh_links: bool
     callback_message: str
 
 
@@ -52,6 +57,7 @@ _SUNOAPI = Dialect(
     no_credits_code=429,
     rate_code=430,
     limits_by_status=False,
+    gives_fresh_links=False,
     callback_message="MP4 generated successfully.",
 )
 
@@ -70,6 +76,7 @@ DIALECTS: Mapping[Kind, Dialect] = MappingProxyType(
             rate_code=429,
             # Only the rate limiter is documented as a real HTTP status: https://docs.kie.ai
             limits_by_status=True,
+            gives_fresh_links=True,
             callback_message="success",
         ),
     }
@@ -90,6 +97,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, rename="camel"):
             raise ValueError("callBackUrl names no host")
 
 
+class FreshLinkRequest(msgspec.Struct, frozen=True):
+    """The body of `POST /api/v1/common/download-url`."""
+
+    url: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorOptions:
     """How the simulated provider behaves while nothing goes wrong.
@@ -100,7 +113,8 @@ class SimulatorOptions:
     `bytes_per_second` is the pace of each download, None as fast as it goes.
 
     Raises:
-        ValueError: `hmac_key` with a provider that does not sign, or an impossible file size.
+        ValueError: `hmac_key` with a provider that does not sign, an impossible file size, a
+            time or balance that is negative or endless, or a pace at which nothing moves.
     """
 
     kind: Kind = "sunoapi"
@@ -118,6 +132,12 @@ class SimulatorOptions:
     def __post_init__(self) -> None:
         if self.hmac_key is not None and self.kind != "kie":
             raise ValueError(f"{self.kind} does not sign callbacks, only kie does")
+        for name in ("render_seconds", "credits"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} has to be 0 or more, not {value}")
+        if self.bytes_per_second is not None and self.bytes_per_second < 1:
+            raise ValueError(f"bytes_per_second has to be 1 or more, not {self.bytes_per_second}")
         Film("", self.file_size_bytes, self.clip)
 
 
@@ -127,7 +147,8 @@ class SimulatedTask:
 
     `track` is the music task's id and the audio id. `completes_at` is in the future while the film
     is being made. `base_url` is how the simulator was reached when the task was created, so that
-    its links work from there. The last four fields are how far its faults have got.
+    its links work from there. The four fields from `replies_given` on are how far its faults have
+    got. `passes` has the secret of each fresh link and the Unix time at which it was given out.
     """
 
     task_id: str
@@ -142,12 +163,18 @@ class SimulatedTask:
     link_number: int = 1
     file_faults_ended: int = 0
     file_fault_shown: int = 0
+    passes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def video_urls(self) -> list[str]:
+        """All links so far, the newest last; a renewed link has another path."""
+        suffixes = ["", *(f"-{number}" for number in range(2, self.link_number + 1))]
+        return [f"{self.base_url}/files/{self.task_id}{suffix}.mp4" for suffix in suffixes]
 
     @property
     def video_url(self) -> str:
-        """The newest link; a renewed link has another path."""
-        suffix = "" if self.link_number == 1 else f"-{self.link_number}"
-        return f"{self.base_url}/files/{self.task_id}{suffix}.mp4"
+        """The newest link."""
+        return self.video_urls[-1]
 
     @property
     def file_fault(self) -> FileFault:
@@ -161,6 +188,11 @@ class SimulatedTask:
         if not 1 <= link_number < self.link_number:
             return None
         return [fault for fault in self.faults.files if fault.lasts == "renewed"][link_number - 1]
+
+    def admits(self, secret: str, now: float) -> bool:
+        """Return whether a fresh link with this secret still works at `now`."""
+        given_at = self.passes.get(secret)
+        return given_at is not None and now - given_at <= PASS_SECONDS
 
     def show_file_fault(self) -> None:
         """Count one download that met the present fault, which may end it."""
@@ -198,7 +230,7 @@ def envelope(kind: Kind, code: int, data: object = None, message: str | None = N
         message = "Insufficient credits"
     elif code == dialect.rate_code:
         message = "Call frequency too high"
-    answer: dict[str, object] = {"code": code, "msg": message or _explain(code)}
+    answer: dict[str, object] = {"code": code, "msg": message or explain(code)}
     if code != CODE_UNAUTHORIZED:
         answer["data"] = data
     return msgspec.json.encode(answer)
@@ -216,18 +248,19 @@ def record(
     link = _true_link(task) if done and flag in (None, "SUCCESS") else None
     flag = flag or (task.faults.outcome if done else "PENDING")
     error_code = task.faults.error_code if flag.endswith("_FAILED") else None
-    at = _milliseconds if kind == "sunoapi" else _text
     return {
         "taskId": task.task_id,
         "musicId": task.track[1],
         "callbackUrl": task.callback_url,
         **({"audioId": task.track[1]} if kind == "sunoapi" else {"musicIndex": 0}),
-        "completeTime": None if flag == "PENDING" else at(min(now, task.completes_at)),
+        "completeTime": (
+            None if flag == "PENDING" else tell_time(kind, min(now, task.completes_at))
+        ),
         "response": {"videoUrl": link} if link else None,
         "successFlag": flag,
-        "createTime": at(task.created_at),
+        "createTime": tell_time(kind, task.created_at),
         "errorCode": CODE_OK if kind == "kie" and flag == "SUCCESS" else error_code,
-        "errorMessage": None if error_code is None else _explain(error_code),
+        "errorMessage": None if error_code is None else explain(error_code),
     }
 
 
@@ -241,7 +274,7 @@ def callback_body(kind: Kind, task: SimulatedTask, callback: Callback) -> bytes:
         link = _true_link(task)
     elif link is not None:
         link = urljoin(task.base_url, link)
-    message = DIALECTS[kind].callback_message if code in (0, CODE_OK) else _explain(code)
+    message = DIALECTS[kind].callback_message if code in (0, CODE_OK) else explain(code)
     data = {"task_id": task.task_id, "video_url": link}
     return msgspec.json.encode({"code": code, "msg": message, "data": data})
 
@@ -251,13 +284,13 @@ def _true_link(task: SimulatedTask) -> str | None:
     return task.video_url if has_film else None
 
 
-def _explain(code: int) -> str:
+def explain(code: int) -> str:
+    """Return what a code means, in words."""
     return _MESSAGES.get(code, "Music video generation failed")
 
 
-def _milliseconds(at: float) -> int:
-    return math.floor(at * 1000)
-
-
-def _text(at: float) -> str:
+def tell_time(kind: Kind, at: float) -> int | str:
+    """Return a Unix time as the provider writes it: milliseconds, or UTC text without a zone."""
+    if kind == "sunoapi":
+        return math.floor(at * 1000)
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""The provider in a box: generate, record-info, credits, callbacks and files on one port.
+"""The provider in a box: music, videos, credits, callbacks and files on one port.
 
 Rule: it is a provider as the documents describe it, and knows nothing of the daemon. State is in
 memory and belongs to whoever holds the `Simulator`; faults are data (`faults`).
@@ -9,6 +9,7 @@ an `ApiFaults`, `GET /simulator/requests` shows what was asked and how callbacks
 
 import asyncio
 import math
+import secrets
 import time
 import uuid
 from collections import deque
@@ -19,6 +20,15 @@ from typing import Final
 import msgspec
 from aiohttp import hdrs, web
 
+from daemon.simulator.answers import (
+    Refused,
+    answer,
+    find_base_url,
+    json_response,
+    read_body,
+    read_task_id,
+    reply,
+)
 from daemon.simulator.callbacks import CallbackSender, Post
 from daemon.simulator.faults import (
     FORGED_FILE,
@@ -31,21 +41,20 @@ from daemon.simulator.faults import (
 )
 from daemon.simulator.files import answer_file, close_connection, send_file, shows
 from daemon.simulator.films import Film
+from daemon.simulator.music import Studio
 from daemon.simulator.provider import (
-    CODE_BAD_JSON,
     CODE_OK,
     CODE_UNAUTHORIZED,
     DIALECTS,
+    FreshLinkRequest,
     GenerateRequest,
     SimulatedTask,
     SimulatorOptions,
-    envelope,
     record,
 )
 
 _REMEMBERED: Final = 10_000
 _SHUTDOWN_SECONDS: Final = 0.5
-_HTTP_TOO_MANY: Final = 429
 
 
 class AskedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +72,7 @@ class Simulator:
     """A provider with its state, which a test may read and change at any time.
 
     `requests` are the newest that reached the API or the file host. `next_faults` holds for the
-    next accepted `generate`, whatever its `audioId`.
+    next accepted `mp4/generate`, whatever its `audioId`. `music` has the tasks of `generate`.
     """
 
     def __init__(self, options: SimulatorOptions, post: Post) -> None:
@@ -73,6 +82,7 @@ class Simulator:
         self.tasks: dict[str, SimulatedTask] = {}
         self.requests: deque[AskedRequest] = deque(maxlen=_REMEMBERED)
         self.callbacks = CallbackSender(options, post)
+        self.music = Studio(options.kind)
         self.next_faults: Faults | None = None
         self._dialect = DIALECTS[options.kind]
         self._api_replies: deque[Reply] = deque()
@@ -84,6 +94,9 @@ class Simulator:
         app.router.add_post("/api/v1/mp4/generate", self._generate)
         app.router.add_get("/api/v1/mp4/record-info", self._tell_record)
         app.router.add_get(self._dialect.credit_path, self._tell_credits)
+        if self._dialect.gives_fresh_links:
+            app.router.add_post("/api/v1/common/download-url", self._give_fresh_link)
+        self.music.add_routes(app.router)
         app.router.add_get(FORGED_FILE, self._send_forged_film)
         app.router.add_get("/files/{task_id:[0-9a-f]{32}}{number:(-[0-9]+)?}.mp4", self._send_film)
         app.router.add_post("/simulator/api-faults", self._take_api_faults)
@@ -192,53 +205,26 @@ class Simulator:
         if not request.path.startswith("/api/v1/"):
             return await handler(request)
         if self._api_replies and request.path.startswith(self._api_path):
-            return await self._reply(request, self._api_replies.popleft())
+            return await reply(self.options.kind, request, self._api_replies.popleft())
         scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         known = bool(key) if self.options.api_key is None else key == self.options.api_key
         if scheme.lower() != "bearer" or not known:
-            return self._answer(CODE_UNAUTHORIZED)
-        return await handler(request)
-
-    def _answer(self, code: int, data: object = None, message: str | None = None) -> web.Response:
-        # kie.ai has been recorded to send HTTP 200 with the error in the body; only its rate
-        # limiter is documented as a real status. sunoapi.org documents no other status than 200.
-        limited = self._dialect.limits_by_status and code == self._dialect.rate_code
-        status = _HTTP_TOO_MANY if limited else CODE_OK
-        return _json_response(envelope(self.options.kind, code, data, message), status)
-
-    async def _reply(
-        self, request: web.Request, reply: Reply, task: SimulatedTask | None = None
-    ) -> web.Response:
-        await asyncio.sleep(reply.delay_seconds)
-        if reply.cut:
-            close_connection(request, reset=True)
-        if reply.raw is not None:
-            answer = _json_response(reply.raw.encode())
-        elif reply.flag is not None and task is not None:
-            answer = self._answer(CODE_OK, record(self.options.kind, task, time.time(), reply.flag))
-        else:
-            answer = self._answer(reply.code)
-        if reply.status is not None:
-            answer.set_status(reply.status)
-        if reply.retry_after is not None:
-            answer.headers[hdrs.RETRY_AFTER] = reply.retry_after
-        return answer
+            return answer(self.options.kind, CODE_UNAUTHORIZED)
+        try:
+            return await handler(request)
+        except Refused as refusal:
+            return answer(self.options.kind, refusal.code, message=refusal.message)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        dialect = self._dialect
-        try:
-            wanted = msgspec.json.decode(await request.read(), type=GenerateRequest)
-        except msgspec.ValidationError as error:
-            return self._answer(dialect.bad_field_code, message=str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._answer(CODE_BAD_JSON, message="The body is not valid JSON")
+        kind, dialect = self.options.kind, self._dialect
+        wanted = await read_body(kind, request, GenerateRequest)
         track = (wanted.task_id, wanted.audio_id)
         for task in self.tasks.values():
             if task.track == track:
                 data = {"taskId": task.task_id} if dialect.duplicate_names_task else None
-                return self._answer(dialect.duplicate_code, data, "Mp4 record already exists")
+                return answer(kind, dialect.duplicate_code, data, "Mp4 record already exists")
         if self.credits < dialect.price_credits:
-            return self._answer(dialect.no_credits_code)
+            return answer(kind, dialect.no_credits_code)
         self.credits -= dialect.price_credits
         faults, self.next_faults = self.next_faults, None
         if faults is None:
@@ -246,52 +232,71 @@ class Simulator:
         task = self._create_task(
             track,
             wanted.call_back_url,
-            # Not where it is bound: a wildcard address, a container and a proxy have other names.
-            f"{request.scheme}://{request.host}",
+            find_base_url(request),
             time.time() + self.options.render_seconds,
             faults,
         )
         self.callbacks.schedule(task)
+        await asyncio.sleep(faults.answer_delay_seconds)
         if faults.answer_lost:
             close_connection(request, reset=True)
-        return self._answer(CODE_OK, {"taskId": task.task_id})
+        if faults.answer is not None:
+            return await reply(kind, request, faults.answer)
+        return answer(kind, CODE_OK, {"taskId": task.task_id})
 
     async def _tell_record(self, request: web.Request) -> web.StreamResponse:
-        task_id = request.query.get("taskId")
-        if not task_id:
-            return self._answer(self._dialect.bad_field_code, message="Please enter taskId.")
-        task = self.tasks.get(task_id)
+        kind = self.options.kind
+        task = self.tasks.get(read_task_id(kind, request))
         if task is None:
-            return self._answer(CODE_OK)
+            return answer(kind, CODE_OK)
         if task.replies_given < len(task.faults.replies):
             task.replies_given += 1
-            return await self._reply(request, task.faults.replies[task.replies_given - 1], task)
+            return await reply(kind, request, task.faults.replies[task.replies_given - 1], task)
         task.renew_link()
-        return self._answer(CODE_OK, record(self.options.kind, task, time.time()))
+        return answer(kind, CODE_OK, record(kind, task, time.time()))
 
     async def _tell_credits(self, _request: web.Request) -> web.StreamResponse:
         balance = self.credits if self.options.kind == "kie" else math.floor(self.credits)
-        return self._answer(CODE_OK, balance)
+        return answer(self.options.kind, CODE_OK, balance)
+
+    async def _give_fresh_link(self, request: web.Request) -> web.StreamResponse:
+        kind = self.options.kind
+        wanted = await read_body(kind, request, FreshLinkRequest)
+        plain, _, _ = wanted.url.partition("?")
+        for task in self.tasks.values():
+            if plain in task.video_urls:
+                secret = secrets.token_urlsafe()
+                task.passes[secret] = time.time()
+                return answer(kind, CODE_OK, f"{plain}?pass={secret}")
+        raise Refused(self._dialect.bad_field_code, "url is wrong")
 
     async def _send_film(self, request: web.Request) -> web.StreamResponse:
         task = self.tasks.get(request.match_info["task_id"])
         if task is None:
             raise web.HTTPNotFound
         age_seconds = time.time() - task.completes_at
-        fault = task.find_file_fault(int(request.match_info["number"][1:] or 1))
+        number = int(request.match_info["number"][1:] or 1)
+        fault = task.find_file_fault(number)
         if fault is None or not 0 <= age_seconds < self.options.retention_seconds:
             raise web.HTTPNotFound
-        answer = answer_file(request.method, request.headers, task.film, task.completes_at, fault)
-        if request.method == hdrs.METH_GET and shows(fault, answer):
+        secret = request.query.get("pass")
+        if secret is not None and not task.admits(secret, time.time()):
+            raise web.HTTPForbidden
+        spared = secret is not None and not fault.also_fresh
+        if spared:
+            fault = FileFault()
+        sent = answer_file(request.method, request.headers, task.film, task.completes_at, fault)
+        met = request.method == hdrs.METH_GET and not spared and shows(fault, sent)
+        if met and number == task.link_number:
             task.show_file_fault()
         if fault.bytes_per_second is None:
             fault = msgspec.structs.replace(fault, bytes_per_second=self.options.bytes_per_second)
-        return await send_file(request, answer, fault)
+        return await send_file(request, sent, fault)
 
     async def _send_forged_film(self, request: web.Request) -> web.StreamResponse:
         film = Film("forged", self.options.file_size_bytes, self.options.clip)
-        answer = answer_file(request.method, request.headers, film, 0, FileFault())
-        return await send_file(request, answer, FileFault())
+        sent = answer_file(request.method, request.headers, film, 0, FileFault())
+        return await send_file(request, sent, FileFault())
 
     async def _take_api_faults(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -303,7 +308,7 @@ class Simulator:
 
     async def _show_requests(self, _request: web.Request) -> web.StreamResponse:
         shown = {"requests": list(self.requests), "callbacks": list(self.callbacks.attempts)}
-        return _json_response(msgspec.json.encode(shown))
+        return json_response(msgspec.json.encode(shown))
 
     async def _close_callbacks(self, _app: web.Application) -> None:
         await self.callbacks.close()
@@ -326,7 +331,3 @@ async def run(
     async with Simulator(options, post).serve(host, port) as base_url:
         announce(base_url)
         await stop.wait()
-
-
-def _json_response(body: bytes, status: int = CODE_OK) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")

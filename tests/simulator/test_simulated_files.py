@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -10,60 +10,17 @@ import pytest
 from daemon.simulator.faults import Faults, FileFault
 from daemon.simulator.files import parse_range
 from daemon.simulator.films import Film
-from daemon.simulator.provider import SimulatorOptions
 from daemon.simulator.simulator import Simulator
+from tests.simulator.asking import ask, fetch, read_all, simulate
 
 SIZE = 300_000
-
-
-async def refuse_post(_url: str, _body: bytes, _headers: Mapping[str, str]) -> int:
-    """Nobody has a callback in these tests."""
-    raise ConnectionRefusedError
 
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     """Run a provider with files of 300,000 bytes."""
-    simulator = Simulator(SimulatorOptions(file_size_bytes=SIZE), refuse_post)
-    async with simulator.serve():
+    async with simulate(file_size_bytes=SIZE) as simulator:
         yield simulator
-
-
-class Download:
-    """What one GET or HEAD brought: everything until the body ended or broke."""
-
-    status = 0
-    headers: Mapping[str, str]
-    body = b""
-    broken: type[Exception] | None = None
-
-
-async def fetch(
-    url: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    method: str = "GET",
-    patience_seconds: float = 5.0,
-) -> Download:
-    """Download without a belief: what went wrong is noted, the bytes so far are kept."""
-    download = Download()
-    timeout = aiohttp.ClientTimeout(sock_read=patience_seconds)
-    async with aiohttp.request(
-        method, url, headers=headers, allow_redirects=False, timeout=timeout
-    ) as response:
-        download.status = response.status
-        download.headers = response.headers
-        try:
-            async for block in response.content.iter_any():
-                download.body += block
-        except (aiohttp.ClientError, TimeoutError) as error:
-            download.broken = type(error)
-    return download
-
-
-def read_all(film: Film) -> bytes:
-    """Return a whole film."""
-    return b"".join(film.read(0, film.size_bytes))
 
 
 @pytest.mark.parametrize(
@@ -323,21 +280,17 @@ async def test_expired_link_is_renewed_by_asking(simulator: Simulator) -> None:
     """A dead link stays dead; record-info gives a new path once it was refused, not before."""
     faults = Faults(files=(FileFault(status=403, lasts="renewed"), FileFault(status=500)))
     task_id = simulator.add_task(faults)
-    record_url = f"{simulator.base_url}/api/v1/mp4/record-info?taskId={task_id}"
 
-    async def ask() -> str:
-        headers = {"Authorization": "Bearer key"}
-        async with aiohttp.request("GET", record_url, headers=headers) as response:
-            return str((await response.json())["data"]["response"]["videoUrl"])
+    async def ask_link() -> str:
+        return str((await ask(simulator, task_id))["data"]["response"]["videoUrl"])
 
-    old = await ask()
-    assert await ask() == old == f"{simulator.base_url}/files/{task_id}.mp4"
+    old = await ask_link()
+    assert await ask_link() == old == f"{simulator.base_url}/files/{task_id}.mp4"
     assert [(await fetch(old)).status for _ in range(3)] == [403, 403, 403]
-    new = await ask()
+    new = await ask_link()
     assert new == f"{simulator.base_url}/files/{task_id}-2.mp4"
-    assert [(await fetch(new)).status for _ in range(2)] == [500, 200]
-    assert (await fetch(old)).status == 403
-    assert await ask() == new
+    assert [(await fetch(url)).status for url in (old, new, new, old)] == [403, 500, 200, 403]
+    assert await ask_link() == new
 
 
 async def test_unknown_unfinished_and_outlived_files_are_404(simulator: Simulator) -> None:

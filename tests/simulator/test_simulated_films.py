@@ -7,14 +7,10 @@ import struct
 import pytest
 
 from daemon.simulator.films import Clip, Film
+from tests.simulator.asking import read_all
 
 SIZE = 300_000
 CLIPS: tuple[Clip, ...] = ("faststart", "moov_last", "fragmented")
-
-
-def read_all(film: Film) -> bytes:
-    """Return a whole film."""
-    return b"".join(film.read(0, film.size_bytes))
 
 
 def walk_boxes(content: bytes) -> list[tuple[str, int]]:

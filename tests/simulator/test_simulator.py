@@ -1,65 +1,19 @@
 """The API of the provider in a box, asked through real sockets."""
 
 import asyncio
+import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 
 from daemon.simulator.faults import ApiFaults, Faults, FileFault, Reply
 from daemon.simulator.provider import Kind, SimulatorOptions
-from daemon.simulator.simulator import Simulator, run
-
-FAST = SimulatorOptions(api_key="key", render_seconds=0, file_size_bytes=100_000)
-NOWHERE = "https://callback.invalid/none"
-TRACK = {"taskId": "music", "audioId": "5c4d6f6e-0f3a-4a53-9d0e-d1b9dc9a0bd2"}
-KEY = {"Authorization": "Bearer key"}
-
-
-async def refuse_post(_url: str, _body: bytes, _headers: Mapping[str, str]) -> int:
-    """Nobody has a callback in these tests."""
-    raise ConnectionRefusedError
-
-
-@asynccontextmanager
-async def simulate(kind: Kind = "sunoapi", **changes: Any) -> AsyncIterator[Simulator]:
-    """Run a fast provider of one kind."""
-    simulator = Simulator(replace(FAST, kind=kind, **changes), refuse_post)
-    async with simulator.serve():
-        yield simulator
-
-
-async def call(
-    simulator: Simulator,
-    path: str,
-    body: object = None,
-    headers: Mapping[str, str] = KEY,
-) -> tuple[int, Any]:
-    """Call the API: a POST when there is a body. Returns the HTTP status and the JSON."""
-    method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
-    async with aiohttp.request(
-        method, simulator.base_url + path, data=data, headers=headers
-    ) as response:
-        return response.status, await response.json(content_type=None)
-
-
-async def generate(simulator: Simulator, **fields: object) -> Any:
-    """Submit a generation and return the whole envelope."""
-    body = {**TRACK, "callBackUrl": NOWHERE, **fields}
-    status, answer = await call(simulator, "/api/v1/mp4/generate", body)
-    assert status == 200
-    return answer
-
-
-async def ask(simulator: Simulator, task_id: str) -> Any:
-    """Ask record-info and return the whole envelope."""
-    return (await call(simulator, f"/api/v1/mp4/record-info?taskId={task_id}"))[1]
+from daemon.simulator.simulator import run
+from tests.simulator.asking import FAST, KEY, NOWHERE, TRACK, ask, call, generate, post, simulate
 
 
 def _epoch_milliseconds(at: float) -> int:
@@ -358,7 +312,7 @@ async def test_program_announces_its_address_and_stops(host: str, pattern: str) 
     stop = asyncio.Event()
     announced: asyncio.Queue[str] = asyncio.Queue()
     program = asyncio.create_task(
-        run(FAST, refuse_post, host=host, port=0, stop=stop, announce=announced.put_nowait)
+        run(FAST, post, host=host, port=0, stop=stop, announce=announced.put_nowait)
     )
     base_url = await asyncio.wait_for(announced.get(), 5)
     assert re.fullmatch(pattern, base_url)
@@ -386,11 +340,29 @@ async def test_program_stops_in_the_middle_of_a_stalled_download() -> None:
     await session.__aexit__(None, None, None)
 
 
-@pytest.mark.parametrize("options", [{"hmac_key": "k"}, {"file_size_bytes": 10}], ids=str)
-def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"hmac_key": "k"}, "sunoapi does not sign callbacks"),
+        ({"file_size_bytes": 10}, "no faststart film has 10 bytes"),
+        ({"render_seconds": -0.5}, "render_seconds has to be 0 or more, not -0.5"),
+        ({"render_seconds": math.inf}, "render_seconds has to be 0 or more, not inf"),
+        ({"credits": -1}, "credits has to be 0 or more, not -1"),
+        ({"credits": math.nan}, "credits has to be 0 or more, not nan"),
+        ({"bytes_per_second": -1}, "bytes_per_second has to be 1 or more, not -1"),
+        ({"bytes_per_second": 0}, "bytes_per_second has to be 1 or more, not 0"),
+    ],
+    ids=str,
+)
+def test_impossible_options_are_refused(options: dict[str, Any], said: str) -> None:
     """What cannot be simulated is said before anything starts."""
-    with pytest.raises(ValueError, match=r"sign|film"):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
         SimulatorOptions(**options)
+
+
+def test_smallest_options_are_taken() -> None:
+    """A film may be there at once, the account empty, and a download as slow as can be."""
+    SimulatorOptions(render_seconds=0, credits=0, bytes_per_second=1)
 
 
 def test_options_do_not_show_their_keys() -> None:
