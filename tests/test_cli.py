@@ -114,7 +114,7 @@ def test_help_and_version_are_there() -> None:
         (["retry"], "--failed"),
         (["retry", "a", "--failed"], "--failed"),
         (["config"], "Commands:"),
-        (["config", "init"], "init"),
+        (["config", "init", "--system"], "--system"),
         (["submit"], "submit"),
         (["simulate", "--listen", "nowhere"], "127.0.0.1:"),
         (["simulate", "--listen", ""], "--listen"),

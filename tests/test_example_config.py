@@ -10,6 +10,7 @@ import pytest
 from daemon.config import load
 from daemon.config.sections import KEYS
 from daemon.config.sources import NAMES
+from daemon.config.writing import read_template
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
@@ -32,6 +33,12 @@ def names_in(text: str) -> set[str]:
         else:
             found.add(name)
     return found
+
+
+def test_the_example_is_part_of_the_program() -> None:
+    """What lies at the top for readers is the very file that an installation brings along."""
+    assert EXAMPLE.resolve() == EXAMPLE.parent / "daemon" / "config" / "example.toml"
+    assert read_template("example") == TEXT
 
 
 def test_example_gives_the_defaults() -> None:

@@ -1,11 +1,26 @@
 """The verbs about the configuration."""
 
+import shlex
+
 import click
 
 from daemon import display
 from daemon.cli.group import Exit, Invocation, as_json, cli, print_json
 from daemon.config import show
 from daemon.config.endpoints import format_endpoint
+from daemon.config.writing import choose_path, read_template, write_new
+
+_FIRST_STEPS = """\
+next: set callback.public_url and provider.api_key in it, then
+  {command} config check
+  {command} serve"""
+_TRIAL_STEPS = """\
+next: start the simulated provider, and in another terminal the daemon
+  suno-videod simulate
+  {command} serve
+then ask for the callBackUrl of your application, and see what comes
+  {command} callback-url
+  {command} list"""
 
 
 @cli.command("callback-url")
@@ -44,7 +59,32 @@ def callback_url(invocation: Invocation) -> int:
 
 @cli.group("config")
 def config_group() -> None:
-    """Check or show the configuration."""
+    """Write, check or show the configuration."""
+
+
+@config_group.command("init")
+@click.option("--simulator", is_flag=True, help="For `simulate` on this machine, without credits.")
+@click.pass_obj
+def config_init(invocation: Invocation, *, simulator: bool) -> int:
+    """Write a first configuration with comments; a file that is there stays as it is.
+
+    It goes to the FILE of -c, else to $SUNO_VIDEOD_CONFIG, else to ./config.toml.
+    """
+    path = choose_path(invocation.flag, invocation.environ)
+    flag = f" -c {shlex.quote(str(path))}" if invocation.flag else ""
+    try:
+        write_new(path, read_template("simulator" if simulator else "example"))
+    except FileExistsError:
+        click.echo(
+            f"{path} is there already and stays as it is: check it with suno-videod{flag} config "
+            "check, or name another file, as in suno-videod -c other.toml config init",
+            err=True,
+        )
+        return Exit.REFUSED
+    click.echo(path)
+    steps = _TRIAL_STEPS if simulator else _FIRST_STEPS
+    click.echo(steps.format(command=f"suno-videod{flag}"), err=True)
+    return Exit.DONE
 
 
 @config_group.command("check")

@@ -6,6 +6,7 @@ said about it here.
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from daemon.config.endpoints import TcpEndpoint, is_loopback
 from daemon.config.sections import KEYS
@@ -53,5 +54,6 @@ def find_doubts(values: Mapping[str, Any]) -> Iterator[str]:
         secrets = values[name] if KEYS[name].listed else filter(None, [values[name]])
         if any(len(secret.reveal()) < SHORT_SECRET for secret in secrets):
             yield f"{name}: what is shorter than {SHORT_SECRET} characters can be guessed"
-    if (values["callback.public_url"] or "").startswith("http:"):
+    public = urlsplit(values["callback.public_url"] or "")
+    if public.scheme == "http" and not is_loopback(public.hostname or ""):
         yield "callback.public_url: without https anyone on the way can read the token"

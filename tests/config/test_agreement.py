@@ -82,6 +82,8 @@ def test_what_goes_together_is_no_conflict(changed: dict[str, Any]) -> None:
         ),
         ({"admin.token": Secret("x" * 15)}, "admin.token: what is shorter than 16 characters"),
         ({"callback.public_url": "http://x.example"}, "callback.public_url: without https"),
+        ({"callback.public_url": "http://10.0.0.1:8080/cb"}, "callback.public_url: without https"),
+        ({"callback.public_url": "http://localhost.example"}, "callback.public_url: without https"),
     ],
 )
 def test_a_doubt_names_its_key(changed: dict[str, Any], warning: str) -> None:
@@ -96,9 +98,12 @@ def test_a_doubt_names_its_key(changed: dict[str, Any], warning: str) -> None:
         {},
         {"callback.tokens": (Secret("x" * 16),), "admin.token": Secret("x" * 16)},
         {"callback.public_url": "https://x.example"},
+        {"callback.public_url": "http://127.0.0.1:8080/video-callback"},
+        {"callback.public_url": "http://[::1]:8080/video-callback"},
+        {"callback.public_url": "http://localhost/video-callback"},
         {"provider.api_key": KEY},
     ],
 )
 def test_a_sound_configuration_raises_no_doubt(changed: dict[str, Any]) -> None:
-    """Sixteen characters and https are enough, and the length of an API key is not ours."""
+    """Sixteen characters do, and https or nobody on the way; an API key's length is not ours."""
     assert not list(find_doubts(SOUND | changed))
