@@ -15,4 +15,4 @@ A callback is a hint and the provider's answer is the truth, so polling is not a
 callback makes the question due now, silence makes it due later.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -5,36 +5,38 @@ meet. Nothing runs yet when it is done: `loops` are coroutines for the service t
 """
 
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import structlog
 
-from daemon.admin import Office
 from daemon.bell import Bell
 from daemon.callback import Intake, Receiver
 from daemon.config.sections import Config
+from daemon.courier import Courier, message_session
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.gates import Gates, Shut
-from daemon.logs import hide
+from daemon.gateway import Gateway
+from daemon.office import Office
 from daemon.outbound import Session, api_session, file_session
 from daemon.patience import wait_no_longer
 from daemon.poller import Poller, watch_credits
 from daemon.provider import Provider
-from daemon.queue import DownloadQueue, work
+from daemon.queue import DownloadQueue, keep_workers, work
 from daemon.rules.address import AddressPolicy
 from daemon.rules.lifecycle import State
-from daemon.rules.schedule import Pace
+from daemon.rules.outgoing import application_policy
 from daemon.rules.task import Move
-from daemon.rules.verdict import Terms
+from daemon.settings import Settings
 from daemon.store import Store, open_store
-from daemon.token import make_token
+from daemon.submitter import Submitter
 from daemon.views import show_time
+
+DISK_THREADS: Final = 32
+"""More than the workers of any disk that is worth having; only those in use are started."""
 
 _log = structlog.get_logger()
 
@@ -48,13 +50,33 @@ def now() -> int:
 class Parts:
     """Everything that was built."""
 
-    config: Config
+    settings: Settings
     store: Store
     intake: Intake
     receiver: Receiver
     office: Office
+    gateway: Gateway
     loops: dict[str, Coroutine[Any, Any, None]]
     """What runs beside the listeners, by name."""
+    reload: Callable[[Config], Awaitable[tuple[list[str], list[str]]]]
+    """Takes a new configuration; returns what changed and what needs a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bells:
+    """Who is woken for what."""
+
+    downloads: Bell = field(default_factory=Bell)
+    questions: Bell = field(default_factory=Bell)
+    credits: Bell = field(default_factory=Bell)
+    crew: Bell = field(default_factory=Bell)
+    messages: Bell = field(default_factory=Bell)
+
+    def ring(self) -> None:
+        """A task changed: a question or a download may be due."""
+        self.questions.ring()
+        self.downloads.ring()
+        self.messages.ring()
 
 
 async def build(config: Config, stack: AsyncExitStack) -> Parts:
@@ -64,158 +86,217 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         StoreRefused: the ledger cannot be used.
         Hindered: the download folder cannot be made.
     """
-    terms = _terms(config)
-    downloads, questions = Bell(), Bell()
+    bells = _Bells()
 
-    def ring() -> None:
-        questions.ring()
-        downloads.ring()
+    def log_move(move: Move) -> None:
+        _log_move(move)
+        bells.messages.ring()
 
-    store = await stack.enter_async_context(open_store(config.state_dir, _log_move))
-    disk = Disk(
-        config.download.directory,
-        workers=config.download.concurrency + 2,
-        file_mode=config.download.file_mode,
-        directory_mode=config.download.directory_mode,
-    )
-    stack.callback(disk.close)
-    await disk.prepare()
+    store = await stack.enter_async_context(open_store(config.state_dir, log_move))
+    settings = Settings(config)
+    disk = await _prepare_disk(config, stack)
     gates = Gates(now, _log_gate)
-    policy = _policy(config)
     provider = Provider(
         await stack.enter_async_context(
-            api_session(config.provider.base_url, config.provider.api_key)
+            api_session(config.provider.base_url, lambda: settings.config.provider.api_key)
         ),
         config.provider.kind,
         gates,
         now,
         config.provider.requests_per_second,
     )
+    files = await stack.enter_async_context(_open_files(settings))
     downloader = Downloader(
         store,
-        await stack.enter_async_context(_open_files(config, policy)),
-        policy,
+        files,
+        lambda: settings.policy,
         disk,
         gates,
-        section=config.download,
-        min_free_bytes=config.disk.min_free,
+        section=lambda: settings.config.download,
+        min_free_bytes=lambda: settings.config.disk.min_free,
         now=now,
+    )
+    submitter = Submitter(
+        store,
+        provider,
+        files,
+        gates,
+        policy=lambda: settings.policy,
+        terms=lambda: settings.terms,
+        retention_ms=lambda: settings.retention_ms,
+        callback_url=lambda: settings.callback_url,
+        now=now,
+        ring=bells.ring,
+        ring_credits=bells.credits.ring,
+    )
+
+    def callable_by() -> AddressPolicy:
+        return application_policy(settings.config.download.allow_private)
+
+    def hmac_key() -> str | None:
+        keys = settings.config.callback.hmac_keys
+        return keys[0].reveal() if keys and config.provider.kind == "kie" else None
+
+    def api_key() -> str | None:
+        key = settings.config.provider.api_key
+        return key.reveal() if key else None
+
+    courier = Courier(
+        store,
+        await stack.enter_async_context(message_session(callable_by)),
+        callable_by,
+        now,
+        bell=bells.messages,
+        hmac_key=hmac_key,
+    )
+    gateway = Gateway(
+        store,
+        provider,
+        gates,
+        submitter.submit,
+        kind=config.provider.kind,
+        api_key=api_key,
+        policy=callable_by,
+        retention_ms=lambda: settings.retention_ms,
+        now=now,
+        ring=bells.ring,
     )
     office = Office(
         store=store,
         gates=gates,
         disk=disk,
-        min_free_bytes=config.disk.min_free,
-        terms=terms,
-        retention_ms=_ms(config.provider.retention),
+        submitter=submitter,
+        min_free_bytes=lambda: settings.config.disk.min_free,
+        terms=lambda: settings.terms,
+        retention_ms=lambda: settings.retention_ms,
         now=now,
-        ring=ring,
+        ring=bells.ring,
         answered_at=lambda: provider.answered_at,
     )
     intake = Intake(store)
     receiver = Receiver(
-        section=config.callback,
-        tokens=_tokens(config),
-        has_key=terms.has_key,
-        retention_ms=_ms(config.provider.retention),
+        section=lambda: settings.config.callback,
+        tokens=lambda: settings.tokens,
+        has_key=lambda: settings.terms.has_key,
+        retention_ms=lambda: settings.retention_ms,
         intake=intake,
         store=store,
         now=now,
-        ring=ring,
+        ring=bells.ring,
     )
-    trust_link_after_ms = _ms(config.callback.trust_link_after)
-    loops: dict[str, Coroutine[Any, Any, None]] = {
-        "patience": wait_no_longer(store, terms, trust_link_after_ms, now, downloads.ring),
-        **_downloading(config, store, downloader, gates, terms, (downloads, questions)),
-    }
-    if terms.has_key:
-        poller = Poller(store, provider, terms, now, bell=questions, ring_downloads=downloads.ring)
-        loops["poller"] = poller.run()
-        loops["credits"] = watch_credits(
-            provider, config.provider.credits_low, office.remember_credits
-        )
+    poller = Poller(
+        store,
+        provider,
+        lambda: settings.terms,
+        now,
+        bell=bells.questions,
+        ring_downloads=bells.downloads.ring,
+    )
+
+    async def reload(new: Config) -> tuple[list[str], list[str]]:
+        had_key = settings.terms.has_key
+        told = settings.take(new)
+        provider.set_pace(settings.config.provider.requests_per_second)
+        if settings.terms.has_key and not had_key:
+            await store.ask_about_all(now())
+        # A new key deserves a try at once.
+        gates.probe_now()
+        for bell in (bells.questions, bells.downloads, bells.credits, bells.crew):
+            bell.ring()
+        submitter.ring()
+        return told
+
+    if settings.terms.has_key:
+        await store.ask_about_all(now())
+    await store.intents.recover(now())
     return Parts(
-        config=config, store=store, intake=intake, receiver=receiver, office=office, loops=loops
+        settings=settings,
+        store=store,
+        intake=intake,
+        receiver=receiver,
+        office=office,
+        gateway=gateway,
+        loops={
+            "courier": courier.run(),
+            "patience": wait_no_longer(
+                store,
+                lambda: settings.terms,
+                lambda: settings.trust_link_after_ms,
+                now,
+                bells.downloads.ring,
+            ),
+            "poller": poller.run(),
+            "credits": watch_credits(
+                store,
+                provider,
+                lambda: settings.config.provider,
+                now,
+                bell=bells.credits,
+                remember=office.remember_credits,
+            ),
+            "submitter": submitter.run(first=True),
+            "resubmitter": submitter.run(first=False),
+            **_downloading(settings, store, downloader, gates, bells),
+        },
+        reload=reload,
     )
+
+
+async def _prepare_disk(config: Config, stack: AsyncExitStack) -> Disk:
+    disk = Disk(
+        config.download.directory,
+        workers=DISK_THREADS,
+        file_mode=config.download.file_mode,
+        directory_mode=config.download.directory_mode,
+    )
+    stack.callback(disk.close)
+    await disk.prepare()
+    return disk
 
 
 def _downloading(
-    config: Config,
-    store: Store,
-    downloader: Downloader,
-    gates: Gates,
-    terms: Terms,
-    bells: tuple[Bell, Bell],
+    settings: Settings, store: Store, downloader: Downloader, gates: Gates, bells: _Bells
 ) -> dict[str, Coroutine[Any, Any, None]]:
-    downloads, questions = bells
     queue = DownloadQueue()
     steps = {
         State.WANTED: downloader.fetch,
         State.VERIFIED: downloader.publish,
         State.STORED: downloader.finish,
     }
-    loops: dict[str, Coroutine[Any, Any, None]] = {"feed": queue.feed(store, now, downloads)}
-    for number in range(config.download.concurrency):
-        loops[f"worker {number}"] = work(
+
+    def size() -> int:
+        return settings.config.download.concurrency
+
+    def make(number: int) -> Coroutine[Any, Any, None]:
+        return work(
             queue,
             store,
             steps,
             gates,
-            terms,
+            lambda: settings.terms,
             now=now,
-            bell=downloads,
-            ring_questions=questions.ring,
+            bell=bells.downloads,
+            ring_questions=bells.questions.ring,
             # The second worker, where there is one: old trouble must not starve a fresh task.
             freshest=number == 1,
+            is_surplus=lambda: number >= size(),
         )
-    return loops
+
+    return {
+        "feed": queue.feed(store, now, bells.downloads),
+        "workers": keep_workers(size, make, bells.crew),
+    }
 
 
-def _ms(span: timedelta) -> int:
-    return int(span.total_seconds() * 1000)
-
-
-def _terms(config: Config) -> Terms:
-    return Terms(
-        pace=Pace(
-            first_after_ms=_ms(config.poll.first_after),
-            interval_ms=_ms(config.poll.interval),
-            limit_ms=_ms(config.poll.max_interval),
-        ),
-        retry_first_ms=_ms(config.download.retry_first),
-        retry_limit_ms=_ms(config.download.retry_max),
-        has_key=config.provider.api_key is not None,
-    )
-
-
-def _policy(config: Config) -> AddressPolicy:
-    public = config.callback.public_url
-    own_name = urlsplit(public).hostname if public else None
-    return AddressPolicy(
-        allow_http=config.download.allow_http,
-        allow_private=config.download.allow_private,
-        allowed_hosts=config.download.allowed_hosts,
-        own_names=frozenset({own_name.lower()} if own_name else ()),
-    )
-
-
-def _open_files(config: Config, policy: AddressPolicy) -> Session:
+def _open_files(settings: Settings) -> Session:
+    section = settings.config.download
     return file_session(
-        policy,
-        config.download.connect_timeout.total_seconds(),
-        config.download.stall_timeout.total_seconds(),
-        # A file without a length needs a second connection to learn its total.
-        2 * config.download.concurrency,
+        lambda: settings.policy,
+        section.connect_timeout.total_seconds(),
+        section.stall_timeout.total_seconds(),
+        # Bounded by the workers, whose number a reload may change.
+        0,
     )
-
-
-def _tokens(config: Config) -> tuple[str, ...]:
-    configured = tuple(token.reveal() for token in config.callback.tokens)
-    if configured:
-        return configured
-    token = make_token(config.state_dir)
-    hide([token])
-    return (token,)
 
 
 def _log_move(move: Move) -> None:

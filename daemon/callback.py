@@ -83,10 +83,10 @@ class Intake:
 class Receiver:
     """What the listener needs to know."""
 
-    section: Callback
-    tokens: tuple[str, ...]
-    has_key: bool
-    retention_ms: int
+    section: Callable[[], Callback]
+    tokens: Callable[[], tuple[str, ...]]
+    has_key: Callable[[], bool]
+    retention_ms: Callable[[], int]
     intake: Intake
     store: Store
     now: Callable[[], int]
@@ -98,7 +98,7 @@ class Receiver:
 def callback_app(receiver: Receiver) -> web.Application:
     """Build the public application; run it with `auto_decompress=False` and without access log."""
     app = web.Application(client_max_size=BODY_LIMIT_BYTES)
-    prefix = f"{receiver.section.path.rstrip('/')}/"
+    prefix = f"{receiver.section().path.rstrip('/')}/"
 
     async def answer(request: web.Request) -> web.Response:
         if not request.path.startswith(prefix):
@@ -106,9 +106,9 @@ def callback_app(receiver: Receiver) -> web.Application:
         client = find_client(
             request.remote or "",
             request.headers.getall("X-Forwarded-For", ()),
-            receiver.section.trusted_proxies,
+            receiver.section().trusted_proxies,
         )
-        if not check_token(request.path.removeprefix(prefix), receiver.tokens):
+        if not check_token(request.path.removeprefix(prefix), receiver.tokens()):
             if receiver.strikes.count(client):
                 return _refuse(429, {"Retry-After": str(int(STRIKES_SECONDS))})
             _log.info("callback.rejected", remote=client, status=404, why="wrong token")
@@ -181,7 +181,7 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
         _log.warning("callback.rejected", remote=client, status=401, why="signature")
         return 401
     if notice is None:
-        held = await receiver.store.quarantine(
+        held = await receiver.store.quarantine.keep(
             body,
             why=unreadable or "",
             remote=client,
@@ -196,9 +196,9 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
     tidings = judge_callback(
         notice,
         now,
-        trusted=receiver.section.trust == "callback",
-        has_key=receiver.has_key,
-        retention_ms=receiver.retention_ms,
+        trusted=receiver.section().trust == "callback",
+        has_key=receiver.has_key(),
+        retention_ms=receiver.retention_ms(),
     )
     task = await receiver.intake.commit(tidings)
     receiver.ring()
@@ -216,7 +216,7 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
 
 def _is_genuine(request: web.Request, receiver: Receiver, task_id: str | None, now: int) -> bool:
     """With keys, a body without an id cannot be checked and is refused too."""
-    keys = [key.reveal() for key in receiver.section.hmac_keys]
+    keys = [key.reveal() for key in receiver.section().hmac_keys]
     if not keys:
         return True
     return task_id is not None and check_signature(

@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -16,7 +17,11 @@ from daemon.config import SEARCHED, Loaded
 
 SYSTEM_SOCKET = Path("/run/suno-videod/admin.sock")
 SECONDS = 30.0
+SUBMIT_SECONDS = 90.0
+"""A submit waits for the check before it and for the provider's word."""
 PAGE = 1_000
+TEXT_CUT = 201
+"""Characters: more than any id or label has. Megabytes would be refused unread."""
 
 
 class NoDaemon(Exception):
@@ -49,9 +54,14 @@ def find_socket(loaded: Loaded, environ: Mapping[str, str]) -> Path:
     return next((place for place in places if place.exists()), places[0])
 
 
+def is_held(given_id: str) -> bool:
+    """Tell whether an id is that of a callback in quarantine."""
+    return given_id.startswith("quarantine-")
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=SECONDS)
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:  # type: ignore[explicit-override]  # typing.override is 3.12
@@ -68,27 +78,52 @@ class Client:
 
     def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
         """Return the decoded body of a GET."""
-        return self._call("GET", f"{path}?{urlencode(query)}" if query else path)[1]
+        # Arguments may be bytes that are no text: they name nothing, and the daemon says so.
+        asked = urlencode(query, errors="surrogateescape")
+        return self._call("GET", f"{path}?{asked}" if query else path)[1]
 
-    def post(self, path: str, body: object = None) -> tuple[int, Any]:
+    def post(self, path: str, body: object = None, seconds: float = SECONDS) -> tuple[int, Any]:
         """Return status and decoded body of a POST."""
-        return self._call("POST", path, None if body is None else json.dumps(body).encode())
+        text = None if body is None else json.dumps(body).encode()
+        return self._call("POST", path, text, seconds)
+
+    def submit(self, wish: object) -> Any:
+        """Submit a video and return its task."""
+        return self.post("/v1/tasks", wish, SUBMIT_SECONDS)[1]["tasks"][0]
 
     def task(self, task_id: str) -> Any:
         """Return one task with its history."""
-        return self.get(f"/v1/tasks/{quote(task_id, safe='')}")
+        return self.get(_place("tasks", task_id))
 
-    def retry(self, task_id: str) -> Any:
+    def retry(self, task_id: str, *, force: bool = False) -> Any:
         """Ask and fetch one task again, now."""
-        return self.post(f"/v1/tasks/{quote(task_id, safe='')}/retry")[1]
+        return self.post(f"{_place('tasks', task_id)}/retry", {"force": force})[1]
+
+    def forget(self, given_id: str) -> Any:
+        """Acknowledge a task, or a callback in quarantine."""
+        kind = "quarantine" if is_held(given_id) else "tasks"
+        return self.post(f"{_place(kind, given_id)}/forget")[1]
+
+    def held(self, held_id: str) -> Any:
+        """Return one callback that could not be read."""
+        return self.get(_place("quarantine", held_id))
+
+    def export(self) -> Iterator[Any]:
+        """Yield all tasks with their histories, the newest first."""
+        yield from self._pages("/v1/export", "tasks", [], None)
+
+    def balances(self, since_ms: int) -> list[Any]:
+        """Return the balances since then, and the last one before."""
+        found: list[Any] = self.get("/v1/credits", [("since", str(since_ms))])["credits"]
+        return found
 
     def tasks(self, states: Sequence[str] = (), limit: int | None = None) -> Iterator[Any]:
         """Yield tasks, the newest first, page by page."""
         yield from self._pages("/v1/tasks", "tasks", [("state", state) for state in states], limit)
 
-    def quarantine(self) -> Iterator[Any]:
-        """Yield the callbacks that could not be read."""
-        yield from self._pages("/v1/quarantine", "quarantine", [], None)
+    def quarantine(self, limit: int | None = None) -> Iterator[Any]:
+        """Yield the callbacks that could not be read, the newest first."""
+        yield from self._pages("/v1/quarantine", "quarantine", [], limit)
 
     def _pages(
         self, path: str, member: str, query: list[tuple[str, str]], limit: int | None
@@ -105,8 +140,10 @@ class Client:
             if after is None:
                 return
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        connection = _Connection(self.path)
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, seconds: float = SECONDS
+    ) -> tuple[int, Any]:
+        connection = _Connection(self.path, seconds)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -124,6 +161,12 @@ class Client:
         except (ValueError, LookupError, TypeError):
             raise NoDaemon(f"what answers on {self.path} is not suno-videod") from None
         raise refused
+
+
+def _place(kind: str, given_id: str) -> str:
+    if not given_id:
+        raise DaemonRefused(HTTPStatus.NOT_FOUND, "unknown_id", "an empty id names nothing")
+    return f"/v1/{kind}/{quote(given_id[:TEXT_CUT], safe='', errors='surrogateescape')}"
 
 
 def _no_daemon(path: Path, error: Exception) -> NoDaemon:

@@ -94,6 +94,7 @@ def _play(folder: Path, stack: ExitStack) -> None:
     provider = stack.enter_context(_started(folder, "provider.log", _simulate()))
     base_url = _wait_for(provider, _find_url)
     settings = folder / "config.toml"
+    settings.touch(0o600)
     settings.write_text(_CONFIGURATION.format(token=TOKEN, provider=base_url, key=API_KEY))
     daemon = stack.enter_context(_started(folder, "daemon.log", ["-c", str(settings), "serve"]))
     callback = _wait_for(daemon, _find_callback)

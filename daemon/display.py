@@ -96,10 +96,111 @@ def _detail(name: str, value: Any) -> str:
     return text(value)
 
 
+def is_open_submit(task: Row) -> bool:
+    """Tell whether it is a submit of which the provider's id is not known."""
+    return bool(task["state"] == "expected" and task["task_id"].startswith("submit-"))
+
+
+def needs_person(task: Row) -> bool:
+    """Tell whether nothing goes on by itself any more."""
+    return is_open_submit(task) and task["next_attempt_at"] is None
+
+
+def explain_open(task: Row) -> str:
+    """Say what is known of a submit without an id, and what to do."""
+    told = f" ({text(task['message'])})" if task["message"] else ""
+    if not needs_person(task):
+        return f"not sent yet, or to be sent again{told}; it goes on by itself"
+    return (
+        f"nobody knows whether the provider makes this video{told}: look for it in the log of your "
+        f"account there. If it is there: track its id, then forget {task['task_id']}. If not: "
+        f"retry {task['task_id']}"
+    )
+
+
+def draw_progress(task: Row, width: int = 20) -> str:
+    """Return one line that says how far a task is."""
+    total, received = task["size_bytes"], task["received_bytes"]
+    head = f"{text(task['task_id'])}  {task['state']}"
+    if not total:
+        return head
+    filled = min(width, width * received // total)
+    return f"{head}  [{'#' * filled}{'.' * (width - filled)}]  {size(received)} of {size(total)}"
+
+
 def _meaning(task: Row) -> str:
+    if task["forgotten_at"] is not None:
+        return "somebody has seen it, and nobody is asked any more; `retry` changes that"
+    if is_open_submit(task):
+        return explain_open(task)
     if task["reason"] == "unknown_task":
         return "the provider says that there is no such task; check the id"
+    if task["state"] == "expected" and task["next_attempt_at"] is None:
+        return "without provider.api_key nobody can be asked: it waits for a callback"
     return _NEXT_STEP[task["state"]]
+
+
+def show_quarantine(held: Sequence[Row]) -> None:
+    """Print callbacks that could not be read."""
+    if not held:
+        click.echo("the quarantine is empty", err=True)
+        return
+    table(
+        ("ID", "RECEIVED", "COPIES", "SIZE", "SEEN", "WHY"),
+        (
+            (
+                text(one["id"]),
+                age(one["received_at"]),
+                str(one["copies"]),
+                size(one["size_bytes"]),
+                "yes" if one["forgotten_at"] else "no",
+                text(one["reason"]),
+            )
+            for one in held
+        ),
+    )
+
+
+def show_held(held: Row) -> None:
+    """Print everything about one callback that could not be read; its body comes last."""
+    for name, value in held.items():
+        if name != "body" and value is not None:
+            click.echo(f"{name + ':':<20}{_detail(name, value)}")
+    click.echo(f"{'meaning:':<20}acknowledged with 200 and kept; `forget` says that you saw it")
+    click.echo("body:")
+    for line in str(held["body"]).splitlines() or [""]:
+        click.echo(f"  {escape_control(line)}")
+
+
+def show_report(report: Row) -> None:
+    """Print a report as it can be sent to the provider's support."""
+    click.echo(f"suno-videod report, {report['since']} to {report['until']}")
+    before, after = report["credits_before"], report["credits_after"]
+    if after is not None:
+        click.echo(f"credits: {before:g} before, {after:g} after")
+    made = report["made"]
+    total = size(sum(task["size_bytes"] or 0 for task in made))
+    click.echo(
+        f"{len(made)} made ({total}), {len(report['failed'])} failed, {len(report['lost'])} lost, "
+        f"{len(report['open'])} open"
+    )
+    for name in ("failed", "lost", "open", "made"):
+        if report[name]:
+            click.echo(f"\n{name}:")
+            table(
+                ("TASK", "MUSIC TASK", "AUDIO", "ADOPTED", "ENDED", "CODE", "REASON", "MESSAGE"),
+                (_report_row(task) for task in report[name]),
+            )
+
+
+def _report_row(task: Row) -> Sequence[str]:
+    ended = task["stored_at"] or task["updated_at"]
+    names = ("task_id", "music_task_id", "audio_id", "created_at")
+    return (
+        *(text(task[name]) for name in names),
+        *(text(value) for value in (ended, task["provider_code"], task["reason"])),
+        text(task["message"]),
+    )
 
 
 def show_status(status: Row) -> None:

@@ -61,12 +61,12 @@ class Downloader:
         self,
         store: Store,
         session: Session,
-        policy: AddressPolicy,
+        policy: Callable[[], AddressPolicy],
         disk: Disk,
         gates: Gates,
         *,
-        section: Download,
-        min_free_bytes: int,
+        section: Callable[[], Download],
+        min_free_bytes: Callable[[], int],
         now: Callable[[], int],
     ) -> None:
         self._store = store
@@ -150,7 +150,9 @@ class Downloader:
 
     def _name(self, task: Task) -> str:
         day = datetime.fromtimestamp(task.created_at / 1000, UTC).date().isoformat()
-        return name_video(self._section.file_name, task_id=task.task_id, label=task.label, date=day)
+        return name_video(
+            self._section().file_name, task_id=task.task_id, label=task.label, date=day
+        )
 
     async def _name_and_move(
         self, task: Task, cause: Cause | None, *, sha256: str, **changes: object
@@ -207,14 +209,14 @@ class Downloader:
         start = max(0, part.end - OVERLAP_BYTES)
         request = Request(start, part.validator, part.total_bytes)
         async with get_file(
-            self._session, task.link or "", self._policy, request.headers()
+            self._session, task.next_link, self._policy(), request.headers()
         ) as response:
             offer = read_head(
                 response.status,
                 _headers(response),
                 request,
                 now=self._now() / 1000,
-                max_bytes=self._section.max_size,
+                max_bytes=self._section().max_size,
             )
             if offer.start == 0 and part.end:
                 await part.reset()
@@ -237,7 +239,7 @@ class Downloader:
                 if rest[:same] != await part.read(position, same):
                     raise Changed("the same validator stands over other bytes")
                 position, rest = position + same, rest[same:]
-            if position + len(rest) > self._section.max_size:
+            if position + len(rest) > self._section().max_size:
                 raise Trouble(
                     Reason.TOO_LARGE,
                     "the file grew beyond download.max_size",
@@ -252,13 +254,13 @@ class Downloader:
 
     async def _blocks(self, response: ClientResponse) -> AsyncIterator[bytearray]:
         """Gather the body into blocks; what came before a failure is handed out before it."""
-        speed = _Speed(self._section.min_speed, self._section.min_speed_time.total_seconds())
+        speed = _Speed(self._section().min_speed, self._section().min_speed_time.total_seconds())
         gathered, since = bytearray(), time.monotonic()
         failure: StepFailed | None = None
         while True:
             asked = time.monotonic()
             try:
-                piece = await read_chunk(response, self._section.stall_timeout.total_seconds())
+                piece = await read_chunk(response, self._section().stall_timeout.total_seconds())
                 speed.count(len(piece), time.monotonic() - asked)
             except StepFailed as caught:
                 piece, failure = b"", caught
@@ -288,14 +290,14 @@ class Downloader:
     async def _probe_total(self, task: Task) -> int | None:
         """Learn the total of a file without length from one byte of it; None when that fails."""
         headers = {"Range": "bytes=0-0"}
-        async with get_file(self._session, task.link or "", self._policy, headers) as response:
+        async with get_file(self._session, task.next_link, self._policy(), headers) as response:
             found = read_content_range(_headers(response))
             return found[2] if found is not None and found[:2] == (0, 0) else None
 
     async def _fetch_again(self, task: Task, part: Partial) -> None:
         """No length and no framing: only a second body, equal to the first, proves it whole."""
         size_bytes, position = part.end, 0
-        async with get_file(self._session, task.link or "", self._policy, {}) as response:
+        async with get_file(self._session, task.next_link, self._policy(), {}) as response:
             async for block in self._blocks(response):
                 if bytes(block) != await part.read(position, len(block)):
                     raise Changed("two downloads without a length differ")
@@ -307,7 +309,7 @@ class Downloader:
     async def _check_room(self, part: Partial, position: int) -> None:
         total = part.total_bytes
         needed = ASSUMED_VIDEO_BYTES if total is None else max(0, total - max(position, part.end))
-        missing = missing_room(await self._disk.free_bytes(), needed, self._min_free_bytes)
+        missing = missing_room(await self._disk.free_bytes(), needed, self._min_free_bytes())
         if missing:
             raise Hindered(
                 Reason.DISK,

@@ -4,6 +4,7 @@ Rule: `web.run_app` is not used: signals and the order of stopping are ours.
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from daemon.config.sections import Endpoint, TcpEndpoint
 BACKLOG = 4096
 KEEPALIVE_SECONDS = 15.0
 LINGER_SECONDS = 2.0
+ACCEPT_SECONDS = 0.001
 PAUSE_SECONDS = 0.2
 """Between closing the door and the last answers: what the kernel had accepted is read by then."""
 DRAIN_SECONDS = 10.0
@@ -28,6 +30,8 @@ class _Visits:
     """
 
     def __init__(self) -> None:
+        self.last = False
+        """Whether the door is shut, so that each answer is the last one on its connection."""
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -56,8 +60,13 @@ _VISITS = web.AppKey("visits", _Visits)
 async def _attend(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    with request.app[_VISITS].one():
-        return await handler(request)
+    visits = request.app[_VISITS]
+    with visits.one():
+        response = await handler(request)
+        if visits.last:
+            # `Connection: close` (RFC 9112, 9.6): the next callback goes to the next process.
+            response.force_close()
+        return response
 
 
 class ListenFailed(Exception):
@@ -99,8 +108,7 @@ async def listen(runner: web.AppRunner, endpoint: Endpoint, mode: int) -> str:
     Raises:
         ListenFailed: the address is taken, not ours, or forbidden.
     """
-    if runner.server is None:
-        await runner.setup()
+    await _prepare(runner)
     if isinstance(endpoint, TcpEndpoint):
         return await _listen_tcp(runner, endpoint)
     path = endpoint.path
@@ -112,8 +120,30 @@ async def listen(runner: web.AppRunner, endpoint: Endpoint, mode: int) -> str:
     return f"unix:{path}"
 
 
+async def listen_on(runner: web.AppRunner, passed: socket.socket) -> str:
+    """Serve a socket that somebody else bound and keeps; return its address as a URL."""
+    await _prepare(runner)
+    # asyncio calls listen() once more, and a smaller backlog would shrink the queue.
+    await web.SockSite(runner, passed, backlog=BACKLOG).start()
+    address = passed.getsockname()
+    if passed.family == socket.AF_UNIX:
+        # A name in the abstract namespace is bytes with a leading zero (unix(7)).
+        path = address if isinstance(address, str) else f"@{address[1:].decode(errors='replace')}"
+        return f"unix:{path}"
+    return f"http://{_show(address[0])}:{address[1]}"
+
+
+async def _prepare(runner: web.AppRunner) -> None:
+    if runner.server is None:
+        await runner.setup()
+
+
+def _show(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 async def _listen_tcp(runner: web.AppRunner, endpoint: TcpEndpoint) -> str:
-    shown = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    shown = _show(endpoint.host)
     site = web.TCPSite(runner, endpoint.host, endpoint.port, backlog=BACKLOG)
     try:
         await site.start()
@@ -124,15 +154,23 @@ async def _listen_tcp(runner: web.AppRunner, endpoint: TcpEndpoint) -> str:
 
 
 async def close(runners: list[web.AppRunner]) -> None:
-    """Stop accepting, give accepted connections a moment to be read, answer them, close."""
+    """Stop accepting, give accepted connections a moment to be read, answer them, close.
+
+    A passed socket is closed here only: who keeps it goes on queueing for the next process.
+    """
+    visited = [runner.app[_VISITS] for runner in runners if _VISITS in runner.app]
+    for visits in visited:
+        visits.last = True
+    # A connection that asyncio has accepted gets its protocol one step later, and is dropped
+    # without a word when its server was closed in between. A timer runs after those steps.
+    await asyncio.sleep(ACCEPT_SECONDS)
     for runner in runners:
         for site in list(runner.sites):
             await site.stop()
     await asyncio.sleep(PAUSE_SECONDS)
+    for visits in visited:
+        await visits.wait(DRAIN_SECONDS)
     for runner in runners:
-        visits = runner.app.get(_VISITS)
-        if visits is not None:
-            await visits.wait(DRAIN_SECONDS)
         await runner.cleanup()
 
 

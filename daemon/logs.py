@@ -87,6 +87,16 @@ def mask(text: str) -> str:
     return str(redact(text, _secrets))
 
 
+def set_level(level: str) -> None:
+    """Say more or less from now on; everything else about the logs stays."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    root = logging.getLogger()
+    root.setLevel(max(number, logging.WARNING))
+    for handler in root.handlers:
+        handler.setLevel(number)
+
+
 def set_up_logs(
     *, level: str, form: str, secrets: Iterable[str], stream: TextIO | io.TextIOBase = sys.stdout
 ) -> None:
@@ -116,10 +126,8 @@ def set_up_logs(
             structlog.processors.JSONRenderer(default=str),
         ]
     )
-    number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *ending],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=False,
     )
@@ -131,10 +139,9 @@ def set_up_logs(
         )
     )
     foreign.addFilter(_blame_sender)
-    foreign.addFilter(lambda record: record.levelno >= number)
-    root = logging.getLogger()
-    root.handlers[:] = [foreign]
-    root.setLevel(max(number, logging.WARNING))
+    foreign.addFilter(lambda record: record.levelno >= foreign.level)
+    logging.getLogger().handlers[:] = [foreign]
+    set_level(level)
     logging.captureWarnings(capture=True)
 
 

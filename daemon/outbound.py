@@ -37,7 +37,7 @@ from daemon.rules.address import (
     next_link,
     without_query,
 )
-from daemon.rules.failure import Reason, Refused, Trouble
+from daemon.rules.failure import Reason, Refused, Trouble, Unreached
 
 _USER_AGENT = f"suno-videod/{__version__}"
 _REDIRECTS = frozenset(
@@ -72,7 +72,9 @@ Session: TypeAlias = aiohttp.ClientSession
 """What the stations are handed; only this module builds one."""
 
 
-def api_session(base_url: str, api_key: Secret | None, total_timeout: float = 30.0) -> Session:
+def api_session(
+    base_url: str, api_key: Callable[[], Secret | None], total_timeout: float = 30.0
+) -> Session:
     """Open the session for the operator's own `base_url`; request paths are relative to it.
 
     The host is trusted and not guarded, and it is the only one: a request to another origin raises
@@ -88,13 +90,16 @@ def api_session(base_url: str, api_key: Secret | None, total_timeout: float = 30
         place = f"{request.url.scheme}://{request.url.host_port_subcomponent}"
         if place != f"{base.scheme}://{base.host_port_subcomponent}":
             raise AddressRefused(f"{place} is not the host of the API")
-        if api_key is not None:
-            request.headers["Authorization"] = f"Bearer {api_key.reveal()}"
+        key = api_key()
+        if key is not None:
+            request.headers["Authorization"] = f"Bearer {key.reveal()}"
         response = await send(request)
         if response.status in _REDIRECTS:
             target = without_query(response.headers.get("Location", ""))
             response.close()
-            raise Trouble(Reason.NETWORK, f"{place} redirects to {target!r}, base_url may be wrong")
+            raise Unreached(
+                Reason.NETWORK, f"{place} redirects to {target!r}, base_url may be wrong"
+            )
         return response
 
     return Session(
@@ -124,12 +129,14 @@ async def read_answer(response: aiohttp.ClientResponse, limit_bytes: int = _MIB)
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > limit_bytes:
-                    raise Trouble(Reason.NETWORK, f"the answer is longer than {limit_bytes} bytes")
+                    raise Trouble(
+                        Reason.TOO_LARGE, f"the answer is longer than {limit_bytes} bytes"
+                    )
     return bytes(body)
 
 
 def file_session(
-    policy: AddressPolicy,
+    policy: Callable[[], AddressPolicy],
     connect_timeout: float,
     stall_timeout: float,
     concurrency: int,
@@ -142,9 +149,9 @@ def file_session(
     """Open the guarded session for file hosts. Use it through `get_file`.
 
     Timeouts are in seconds; `connect_timeout` holds for the name, and again for connection with
-    TLS. `concurrency` is the number of connections open at one time. `tls` replaces the system's
-    trust store, `resolver` the system's resolver behind the guard, and `open_socket` makes the
-    socket once an address has passed.
+    TLS. `concurrency` is the number of connections open at one time, 0 for any. `tls` replaces the
+    system's trust store, `resolver` the system's resolver behind the guard, and `open_socket` makes
+    the socket once an address has passed.
     """
     connector = aiohttp.TCPConnector(
         resolver=_GuardedResolver(policy, resolver or aiohttp.ThreadedResolver(), connect_timeout),
@@ -200,6 +207,25 @@ async def get_file(
             response.close()
 
 
+async def post_message(
+    session: Session, link: str, policy: AddressPolicy, body: bytes, headers: Mapping[str, str]
+) -> int:
+    """Post `body` to a link that somebody else chose and return the HTTP status; no redirects.
+
+    Raises:
+        AddressRefused: the link may not be dialled.
+        Trouble: the network or the host failed before an answer came.
+    """
+    here = check_link(link, policy)
+    with customs():
+        async with (
+            timeout(_most_seconds(session.timeout)),
+            session.post(_url(here), data=body, headers=headers, allow_redirects=False) as response,
+        ):
+            status: int = response.status
+            return status
+
+
 async def read_chunk(response: aiohttp.ClientResponse, stall_timeout: float) -> bytes:
     """Read what has arrived of a file, `b""` at its end; wait `stall_timeout` seconds at most.
 
@@ -240,6 +266,7 @@ def customs() -> Iterator[None]:
 
     Raises:
         AddressRefused: the guard forbade what was about to be connected.
+        Unreached: no connection came about.
         Trouble: anything else the network did; `stalled` when it went silent, else `network`.
     """
     refusals: list[AddressRefused] = []
@@ -254,7 +281,8 @@ def customs() -> Iterator[None]:
         silent = isinstance(error, TimeoutError)
         connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
         reason = Reason.STALLED if silent and not connecting else Reason.NETWORK
-        raise Trouble(reason, _told(error)) from None
+        unreached = connecting or isinstance(error, aiohttp.ClientConnectorError)
+        raise (Unreached if unreached else Trouble)(reason, _told(error)) from None
     finally:
         _refusals.reset(token)
 
@@ -291,7 +319,10 @@ class _GuardedResolver(AbstractResolver):
     """Lets a name through only when all its answers may be dialled."""
 
     def __init__(
-        self, policy: AddressPolicy, resolver: AbstractResolver, timeout_seconds: float
+        self,
+        policy: Callable[[], AddressPolicy],
+        resolver: AbstractResolver,
+        timeout_seconds: float,
     ) -> None:
         self._policy = policy
         self._resolver = resolver
@@ -305,9 +336,10 @@ class _GuardedResolver(AbstractResolver):
             answers = await self._resolver.resolve(host, port, family)
         if not answers:
             raise OSError("the name has no address")
-        check_answers(host, [answer["host"] for answer in answers], port, self._policy)
+        policy = self._policy()
+        check_answers(host, [answer["host"] for answer in answers], port, policy)
         for answer in answers:
-            _check_own(answer["host"], port, self._policy)
+            _check_own(answer["host"], port, policy)
         return answers
 
     async def close(self) -> None:  # type: ignore[explicit-override] # likewise
@@ -315,15 +347,16 @@ class _GuardedResolver(AbstractResolver):
 
 
 def _guarded_factory(
-    policy: AddressPolicy, open_socket: Callable[[aiohttp.AddrInfoType], socket.socket]
+    policy: Callable[[], AddressPolicy],
+    open_socket: Callable[[aiohttp.AddrInfoType], socket.socket],
 ) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
     """Build the last gate: it sees every address, literals included, which skip the resolver."""
 
     def check_and_open(info: aiohttp.AddrInfoType) -> socket.socket:
         address, port = info[4][:2]
         try:
-            check_address(str(address), int(port), policy)
-            _check_own(str(address), int(port), policy)
+            check_address(str(address), int(port), policy())
+            _check_own(str(address), int(port), policy())
         except AddressRefused as refusal:
             noted = _refusals.get()
             if noted is not None:

@@ -17,18 +17,19 @@ LONGEST_PAUSE_MS = 30_000
 
 async def wait_no_longer(
     store: Store,
-    terms: Terms,
-    trust_link_after_ms: int,
+    terms: Callable[[], Terms],
+    trust_link_after_ms: Callable[[], int],
     now: Callable[[], int],
     ring_downloads: Callable[[], None],
 ) -> None:
     """Sweep for ever: use links that nobody confirms, and declare lost what is proved lost."""
-    pause_ms = max(500, min(LONGEST_PAUSE_MS, trust_link_after_ms // 4, PROOF_APART_MS // 4))
     while True:
+        patience_ms = trust_link_after_ms()
+        pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))
         try:
-            if terms.has_key:
-                await _trust_links(store, now(), trust_link_after_ms, ring_downloads)
-            await _declare_lost(store, now(), terms)
+            if terms().has_key:
+                await _trust_links(store, now(), patience_ms, ring_downloads)
+            await _declare_lost(store, now(), terms())
         except StoreFailed as failure:
             survive(failure)
         await asyncio.sleep(pause_ms / 1000)

@@ -11,15 +11,18 @@ from collections.abc import Callable
 import structlog
 
 from daemon.bell import Bell, sleep_until
+from daemon.config.sections import Provider as Section
 from daemon.provider import Provider
+from daemon.rules.notice import Answer
+from daemon.rules.schedule import HOUR
 from daemon.rules.task import Task
-from daemon.rules.verdict import Terms, judge_answer
+from daemon.rules.verdict import Terms, judge_answer, wants_fresh_link
 from daemon.store import Store, StoreFailed, survive
 
 AT_ONCE = 8
 """Questions on their way at the same time: at 100 a second and 80 ms each, eight keep the pace."""
 LONGEST_WAIT_MS = 30_000
-CREDITS_EVERY_SECONDS = 6 * 3600.0
+CREDITS_EVERY_MS = 6 * HOUR
 
 _log = structlog.get_logger()
 
@@ -34,7 +37,7 @@ class Poller:
         self,
         store: Store,
         provider: Provider,
-        terms: Terms,
+        terms: Callable[[], Terms],
         now: Callable[[], int],
         *,
         bell: Bell,
@@ -71,6 +74,9 @@ class Poller:
     async def _wait_until_due(self) -> None:
         while True:
             heard = self._bell.listen()
+            if not self._terms().has_key:
+                await sleep_until(heard, LONGEST_WAIT_MS / 1000)
+                continue
             if await self._pick() is not None:
                 return
             due_at, _ = await self._store.next_due()
@@ -93,9 +99,14 @@ class Poller:
         try:
             answer = await self._provider.ask(task.task_id)
             _log.debug("poll.asked", task_id=task.task_id, outcome=answer.outcome.value)
+            fresh_link = await self._renew(task, answer)
             now, luck = self._now(), random.random()
             _, verdict = await self._store.settle(
-                task, now, lambda newest: judge_answer(newest, answer, now, self._terms, luck)
+                task,
+                now,
+                lambda newest: judge_answer(
+                    newest, answer, now, self._terms(), luck, fresh_link=fresh_link
+                ),
             )
             if verdict is not None and verdict.doubted:
                 _log.warning("task.unconfirmed", task_id=task.task_id, message=answer.message)
@@ -107,21 +118,42 @@ class Poller:
             self._bell.ring()
             self._ring_downloads()
 
+    async def _renew(self, task: Task, answer: Answer) -> str | None:
+        """Ask for a short-lived link where the host refused the one that the answer names again."""
+        if not (self._provider.renews_links and wants_fresh_link(task, answer)):
+            return None
+        await self._provider.permit()
+        return await self._provider.renew(task.link or "")
+
 
 async def watch_credits(
-    provider: Provider, limit: float, remember: Callable[[float], None]
+    store: Store,
+    provider: Provider,
+    section: Callable[[], Section],
+    now: Callable[[], int],
+    *,
+    bell: Bell,
+    remember: Callable[[float], None],
 ) -> None:
-    """Ask for the balance at start and every six hours; say it once when it is low.
+    """Ask for the balance at start, after each submit and every six hours; say when it is low.
 
-    `limit` is `provider.credits_low`; 0 says nothing.
+    `section.credits_low` 0 says nothing. Without an API key nobody is asked.
     """
     low = False
     while True:
-        await provider.permit()
-        credits_left = await provider.balance()
-        if credits_left is not None:
-            remember(credits_left)
-            was_low, low = low, credits_left < limit
-            if low and not was_low:
-                _log.warning("credits.low", credits=credits_left, limit=limit)
-        await asyncio.sleep(CREDITS_EVERY_SECONDS)
+        heard, until = bell.listen(), now() + CREDITS_EVERY_MS
+        if section().api_key is not None:
+            await provider.permit()
+            credits_left = await provider.balance()
+            if credits_left is not None:
+                remember(credits_left)
+                try:
+                    await store.record_balance(now(), credits_left)
+                except StoreFailed as failure:
+                    survive(failure)
+                was_low, low = low, credits_left < section().credits_low
+                if low and not was_low:
+                    limit = section().credits_low
+                    _log.warning("credits.low", credits=credits_left, limit=limit)
+        while not heard.is_set() and now() < until:
+            await sleep_until(heard, (until - now()) / 1000)

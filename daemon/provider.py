@@ -5,33 +5,47 @@ goes through `_learn`, so that all calls together know what the provider thinks 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from aiolimiter import AsyncLimiter
+from yarl import URL
 
 from daemon.gates import Gates
 from daemon.outbound import Session, customs
 from daemon.outbound import read_answer as read_body
-from daemon.rules.failure import StepFailed
-from daemon.rules.notice import Answer, Outcome, read_answer, read_credits
+from daemon.rules.dialect import DIALECTS, Outcome
+from daemon.rules.failure import Reason, StepFailed, Unreached
+from daemon.rules.music import Music, read_fresh_link, read_music
+from daemon.rules.notice import Answer, open_envelope, read_answer, read_credits
 from daemon.rules.schedule import API_FAILURES, RETRY_AFTER_LIMIT_MS
+from daemon.rules.submission import Fate, Receipt, read_receipt
 from daemon.rules.transfer import read_retry_after
 
-BURST = 5
+BURST: Final = 5
 """Calls that may follow at once after a quiet while."""
 
-_RECORD_INFO = "api/v1/mp4/record-info"
-_CREDITS: Mapping[str, str] = {
-    "sunoapi": "api/v1/generate/credit",
-    "apibox": "api/v1/generate/credit",
-    "kie": "api/v1/chat/credit",
-}
+_RECORD_INFO: Final = "api/v1/mp4/record-info"
+_GENERATE: Final = "api/v1/mp4/generate"
+_MUSIC: Final = "api/v1/generate/record-info"
 _GATES: Mapping[Outcome, str] = {
     Outcome.KEY: "key",
     Outcome.CREDITS: "credits",
     Outcome.RATE: "rate",
     Outcome.MAINTENANCE: "maintenance",
 }
-_QUERY_GATES = ("key", "rate", "maintenance", "api")
+QUERY_GATES: Final = ("key", "rate", "maintenance", "api")
+SUBMIT_GATES: Final = (*QUERY_GATES, "credits")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as it came; `wish` is Retry-After in seconds."""
+
+    status: int
+    content_type: str
+    body: bytes
+    wish: float | None
 
 
 class Provider:
@@ -47,17 +61,23 @@ class Provider:
     ) -> None:
         self._session = session
         self._kind = kind
+        self._dialect = DIALECTS[kind]
         self._gates = gates
         self._now = now
-        self._limiter = AsyncLimiter(BURST, BURST / calls_per_second)
+        self.set_pace(calls_per_second)
         self._failures = 0
         self.answered_at: int | None = None
         """When the provider last gave a usable answer to anything."""
 
-    async def permit(self) -> None:
+    def set_pace(self, calls_per_second: float) -> None:
+        """Set the ceiling over all calls; who waits already waits by the old one."""
+        self._limiter = AsyncLimiter(BURST, BURST / calls_per_second)
+
+    async def permit(self, *gates: str) -> None:
         """Wait until one call may be made; the next call uses the permission up."""
+        gates = gates or QUERY_GATES
         while True:
-            await self._gates.pass_through(*_QUERY_GATES)
+            await self._gates.pass_through(*gates)
             passed = self._closings()
             await self._limiter.acquire()
             # A gate that shut while this call waited for its turn holds it as well.
@@ -69,39 +89,121 @@ class Provider:
 
     async def ask(self, task_id: str) -> Answer:
         """Ask about one task (`record-info`); needs a permission."""
-        found = await self._get(_RECORD_INFO, {"taskId": task_id})
-        if isinstance(found, Answer):
-            return self._learn(found)
-        status, body, wish = found
-        return self._learn(read_answer(self._kind, status, body, task_id), wish)
+        try:
+            reply = await self._call("GET", _RECORD_INFO, query={"taskId": task_id})
+        except StepFailed as failure:
+            return self._learn(Answer(Outcome.TROUBLE, failure.message))
+        return self._learn(read_answer(self._kind, reply.status, reply.body, task_id), reply.wish)
 
     async def balance(self) -> float | None:
         """Ask for the credits that are left; None when there was no answer. Needs a permission."""
-        found = await self._get(_CREDITS[self._kind], {})
-        if isinstance(found, Answer):
-            self._learn(found)
+        try:
+            reply = await self._call("GET", self._dialect.credit_path)
+        except StepFailed as failure:
+            self._learn(Answer(Outcome.TROUBLE, failure.message))
             return None
-        status, body, wish = found
-        credits_left = read_credits(self._kind, status, body)
+        credits_left = read_credits(self._kind, reply.status, reply.body)
         if isinstance(credits_left, Answer):
-            self._learn(credits_left, wish)
+            self._learn(credits_left, reply.wish)
             return None
         self._learn(Answer(Outcome.ANSWERED))
         if credits_left > 0:
             self._gates.open("credits")
         return credits_left
 
-    async def _get(
-        self, path: str, query: Mapping[str, str]
-    ) -> Answer | tuple[int, bytes, float | None]:
+    async def generate(self, body: Mapping[str, str]) -> tuple[Receipt, Reply | None]:
+        """Ask for a video; needs a permission. The reply is None when there was none."""
+        reply = None
         try:
-            with customs():
-                async with self._session.get(path, params=query) as response:
-                    body = await read_body(response)
-                    wish = read_retry_after(response.headers.get("Retry-After"), self._now() / 1000)
-                    return response.status, body, wish
+            reply = await self._call("POST", _GENERATE, json=body)
+        except Unreached as failure:
+            receipt = Receipt(fate=Fate.DEFERRED, outcome=Outcome.TROUBLE, message=failure.message)
         except StepFailed as failure:
-            return Answer(Outcome.TROUBLE, failure.message)
+            receipt = Receipt(fate=Fate.UNKNOWN, outcome=Outcome.TROUBLE, message=failure.message)
+        else:
+            receipt = read_receipt(self._kind, reply.status, reply.body)
+        wish = reply.wish if reply else None
+        self._learn(Answer(receipt.outcome, receipt.message, receipt.code), wish)
+        if receipt.fate is Fate.TAKEN:
+            self._gates.open("credits")
+        return receipt, reply
+
+    async def music(self, music_task_id: str) -> Music | None:
+        """Ask about a music task; None when there was no usable answer. Needs a permission."""
+        try:
+            reply = await self._call("GET", _MUSIC, query={"taskId": music_task_id})
+        except StepFailed as failure:
+            self._learn(Answer(Outcome.TROUBLE, failure.message))
+            return None
+        found = read_music(self._kind, reply.status, reply.body)
+        if isinstance(found, Answer):
+            self._learn(found, reply.wish)
+            return None
+        self._learn(Answer(Outcome.ANSWERED))
+        return found
+
+    @property
+    def renews_links(self) -> bool:
+        """Whether this provider makes fresh links out of refused ones."""
+        return self._dialect.fresh_link_path is not None
+
+    async def renew(self, link: str) -> str | None:
+        """Ask for a short-lived link in place of a refused one; None when there is none.
+
+        Source: https://docs.kie.ai/common-api/download-url (valid for 20 minutes, for links of
+        kie.ai alone). Needs a permission.
+        """
+        if self._dialect.fresh_link_path is None:
+            return None
+        try:
+            reply = await self._call("POST", self._dialect.fresh_link_path, json={"url": link})
+        except StepFailed as failure:
+            self._learn(Answer(Outcome.TROUBLE, failure.message))
+            return None
+        found = read_fresh_link(self._kind, reply.status, reply.body)
+        if isinstance(found, Answer):
+            self._learn(found, reply.wish)
+            return None
+        self._learn(Answer(Outcome.ANSWERED))
+        return found
+
+    async def relay(
+        self, method: str, path_and_query: str, body: bytes, headers: Mapping[str, str]
+    ) -> Reply:
+        """Pass a request of somebody else on, once, with our key; needs a permission.
+
+        Raises:
+            StepFailed: there was no answer.
+        """
+        try:
+            reply = await self._call(
+                method,
+                URL(path_and_query.lstrip("/"), encoded=True),
+                data=body or None,
+                headers=headers,
+                # aiohttp would call bytes without a name application/octet-stream.
+                skip_auto_headers=("Content-Type",),
+            )
+        except StepFailed as failure:
+            if failure.reason is not Reason.TOO_LARGE:
+                self._learn(Answer(Outcome.TROUBLE, failure.message))
+            raise
+        found = open_envelope(self._kind, reply.status, reply.body)
+        if isinstance(found, Answer) and found.outcome in _GATES:
+            self._learn(found, reply.wish)
+        elif not isinstance(found, Answer):
+            self._learn(Answer(Outcome.ANSWERED))
+        return reply
+
+    async def _call(
+        self, method: str, path: str | URL, *, query: Mapping[str, str] | None = None, **given: Any
+    ) -> Reply:
+        with customs():
+            async with self._session.request(method, path, params=query, **given) as response:
+                body = await read_body(response)
+                wish = read_retry_after(response.headers.get("Retry-After"), self._now() / 1000)
+                kind = response.headers.get("Content-Type", "application/json")
+                return Reply(response.status, kind, body, wish)
 
     def _learn(self, answer: Answer, wish: float | None = None) -> Answer:
         if answer.outcome in {Outcome.ANSWERED, Outcome.UNKNOWN}:
@@ -109,7 +211,7 @@ class Provider:
             self.answered_at = self._now()
             for shut in self._gates.shut():
                 # A success that was on its way when the gate shut proves nothing about it.
-                if shut.name in _QUERY_GATES and shut.probed:
+                if shut.name in QUERY_GATES and shut.probed:
                     self._gates.open(shut.name)
         elif answer.outcome is Outcome.TROUBLE:
             self._failures += 1

@@ -7,8 +7,8 @@ start and whenever something falls due.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
 
 import structlog
 
@@ -21,6 +21,7 @@ from daemon.rules.verdict import Terms, Verdict, judge_failure
 from daemon.store import Store, StoreFailed, survive
 
 CAPACITY: Final = 1_000
+LOOK_SECONDS: Final = 30.0
 TOP_UP: Final = 16
 
 _log = structlog.get_logger()
@@ -87,19 +88,24 @@ async def work(
     store: Store,
     steps: Mapping[State, Step],
     gates: Gates,
-    terms: Terms,
+    terms: Callable[[], Terms],
     *,
     now: Callable[[], int],
     bell: Bell,
     ring_questions: Callable[[], None],
     freshest: bool,
+    is_surplus: Callable[[], bool],
 ) -> None:
-    """Take tasks for ever and carry each as far as its steps go; `steps` is keyed by state.
+    """Take tasks and carry each as far as its steps go, until this worker is one too many.
 
-    A failure that is no `StepFailed` is a bug: it is not caught, and the process ends.
+    `steps` is keyed by state. A failure that is no `StepFailed` is a bug: it is not caught, and the
+    process ends.
     """
-    while True:
+    while not is_surplus():
         task_id = await queue.take(freshest=freshest)
+        if is_surplus():
+            # The id is lost here and still due in the ledger: the refill finds it again.
+            break
         await gates.pass_through("disk")
         try:
             task = await store.claim(task_id, now())
@@ -116,11 +122,35 @@ async def work(
                 _log.warning("download.failed", reason=failure.reason, message=failure.message)
                 if isinstance(failure, Hindered):
                     gates.close("disk", failure.message)
-                await _try_settle(store, task, failure, now, terms)
+                await _try_settle(store, task, failure, now, terms())
             except StoreFailed as failure:
                 await _give_back(store, task, failure, now)
         ring_questions()
         bell.ring()
+    bell.ring()
+
+
+async def keep_workers(
+    size: Callable[[], int], make: Callable[[int], Coroutine[Any, Any, None]], bell: Bell
+) -> None:
+    """Keep `size()` workers at work, numbered from 0; the bell says that the size changed."""
+    working: set[int] = set()
+    async with asyncio.TaskGroup() as workers:
+        while True:
+            heard = bell.listen()
+            for number in {*range(size())} - working:
+                working.add(number)
+                workers.create_task(_occupy(number, working, make), name=f"worker {number}")
+            await sleep_until(heard, LOOK_SECONDS)
+
+
+async def _occupy(
+    number: int, working: set[int], make: Callable[[int], Coroutine[Any, Any, None]]
+) -> None:
+    try:
+        await make(number)
+    finally:
+        working.discard(number)
 
 
 async def _give_back(

@@ -121,5 +121,137 @@ _FIRST = (
     """,
 )
 
-MIGRATIONS = (_FIRST,)
+# What the application behind the gateway is told: the facts as they were at that moment.
+_TELL = """
+INSERT INTO outbox (id, target, type, task_id, reason, link, path, sha256, created_at, due_at)
+SELECT lower(hex(randomblob(16))), submission.application_url, 'task.' || task.state, task.task_id,
+       task.reason, task.link, task.path, task.sha256, task.updated_at, task.updated_at
+FROM task JOIN submission ON submission.task = task.id
+WHERE submission.application_url IS NOT NULL AND submission.settled_at IS NOT NULL
+      AND task.task_id <> submission.local_id
+      AND task.state IN ('stored', 'done', 'failed', 'lost')
+"""
+
+_SECOND = (
+    "ALTER TABLE task ADD COLUMN fresh_link TEXT",
+    """
+    CREATE TABLE submission (
+        id INTEGER PRIMARY KEY,
+        task INTEGER NOT NULL,
+        local_id TEXT NOT NULL UNIQUE,
+        music_task_id TEXT NOT NULL,
+        audio_id TEXT NOT NULL,
+        author TEXT,
+        domain_name TEXT,
+        application_url TEXT,
+        send_at INTEGER,
+        calling INTEGER NOT NULL DEFAULT 0,
+        doubts INTEGER NOT NULL DEFAULT 0,
+        unheard INTEGER NOT NULL DEFAULT 0,
+        tries INTEGER NOT NULL DEFAULT 0,
+        created_at INTEGER NOT NULL,
+        settled_at INTEGER
+    ) STRICT
+    """,
+    "CREATE INDEX submission_of_task ON submission (task)",
+    "CREATE INDEX submission_to_send ON submission (send_at) WHERE send_at IS NOT NULL",
+    "CREATE INDEX submission_on_its_way ON submission (calling) WHERE calling = 1",
+    """
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        target TEXT NOT NULL,
+        type TEXT NOT NULL,
+        task_id TEXT NOT NULL,
+        reason TEXT,
+        link TEXT,
+        path TEXT,
+        sha256 TEXT,
+        created_at INTEGER NOT NULL,
+        due_at INTEGER,
+        tries INTEGER NOT NULL DEFAULT 0,
+        error TEXT
+    ) STRICT
+    """,
+    "CREATE INDEX outbox_to_send ON outbox (due_at) WHERE due_at IS NOT NULL",
+    """
+    CREATE TABLE balance (
+        at INTEGER PRIMARY KEY,
+        credits REAL NOT NULL
+    ) STRICT
+    """,
+    # Two inserts in one statement: the task, and what is asked of the provider for it.
+    """
+    CREATE VIEW intent AS
+    SELECT task.task_id, task.label, task.source, task.deadline_at, submission.*
+    FROM task JOIN submission ON submission.task = task.id
+    """,
+    """
+    CREATE TRIGGER intent_recorded INSTEAD OF INSERT ON intent BEGIN
+        INSERT INTO task (task_id, label, state, cause, source, music_task_id, audio_id,
+                          created_at, updated_at, deadline_at, fetch_at)
+        VALUES (new.local_id, new.label, 'expected', 'submitted', new.source, new.music_task_id,
+                new.audio_id, new.created_at, new.created_at, new.deadline_at, new.send_at);
+        INSERT INTO submission (task, local_id, music_task_id, audio_id, author, domain_name,
+                                application_url, send_at, created_at)
+        SELECT id, new.local_id, new.music_task_id, new.audio_id, new.author, new.domain_name,
+               new.application_url, new.send_at, new.created_at
+        FROM task WHERE task_id = new.local_id;
+    END
+    """,
+    # The provider's id takes the place of the local one. When its callback was faster than its
+    # answer, there is a row of that id already: it knows more, and takes over what the intent knew.
+    f"""
+    CREATE TRIGGER intent_named INSTEAD OF UPDATE OF task_id ON intent BEGIN
+        UPDATE history SET task_id = new.task_id WHERE task_id = old.task_id;
+        UPDATE task SET
+            label = COALESCE(label, old.label),
+            music_task_id = COALESCE(music_task_id, old.music_task_id),
+            audio_id = COALESCE(audio_id, old.audio_id),
+            source = CASE source WHEN 'callback' THEN old.source ELSE source END,
+            ask_at = iif(forgotten_at IS NULL, ask_at, new.send_at),
+            asked_since = iif(forgotten_at IS NULL, asked_since, new.settled_at),
+            forgotten_at = NULL,
+            version = version + 1
+        WHERE task_id = new.task_id;
+        UPDATE submission SET
+            task = COALESCE((SELECT id FROM task WHERE task_id = new.task_id), old.task),
+            application_url = new.application_url,
+            calling = 0, send_at = NULL, settled_at = new.settled_at
+        WHERE id = old.id;
+        DELETE FROM task
+        WHERE id = old.task AND EXISTS
+            (SELECT 1 FROM task WHERE task_id = new.task_id AND id <> old.task);
+        UPDATE task SET
+            task_id = new.task_id, ask_at = new.send_at, asked_since = new.settled_at,
+            ask_pause_ms = 0, fetch_at = NULL, reason = NULL, message = NULL, forgotten_at = NULL,
+            updated_at = new.settled_at, version = version + 1
+        WHERE id = old.task;
+        {_TELL} AND submission.id = old.id;
+    END
+    """,
+    # After a call or a crash: what the outside sees as the next attempt is when it is sent again.
+    """
+    CREATE TRIGGER intent_postponed AFTER UPDATE OF calling ON submission
+    WHEN old.calling = 1 AND new.calling = 0 AND new.settled_at IS NULL BEGIN
+        UPDATE task SET fetch_at = new.send_at, version = version + 1
+        WHERE id = new.task AND task_id = new.local_id;
+    END
+    """,
+    # A refusal fails the task and settles its intent in one transaction.
+    """
+    CREATE TRIGGER intent_refused AFTER UPDATE OF state ON task WHEN new.state = 'failed' BEGIN
+        UPDATE submission SET calling = 0, send_at = NULL, settled_at = new.updated_at
+        WHERE task = new.id AND settled_at IS NULL;
+    END
+    """,
+    f"""
+    CREATE TRIGGER task_told AFTER UPDATE OF state ON task
+    WHEN old.state <> new.state AND new.state <> 'done' BEGIN
+        {_TELL} AND task.id = new.id;
+    END
+    """,
+)
+
+MIGRATIONS = (_FIRST, _SECOND)
 """`PRAGMA user_version` is the number of steps that a file has seen."""

@@ -9,6 +9,7 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -21,21 +22,24 @@ from aiohttp import web
 from daemon import __version__
 from daemon.admin import admin_app, guard_socket, guard_tcp
 from daemon.assembly import Parts, build
+from daemon.bell import Bell
 from daemon.callback import callback_app
-from daemon.config import Loaded
-from daemon.config.sections import Config, TcpEndpoint, UnixEndpoint
+from daemon.config import ConfigError, Loaded, load
+from daemon.config.sections import Config, Endpoint, Secret, TcpEndpoint, UnixEndpoint
 from daemon.database import StoreRefused
 from daemon.listeners import (
     ListenFailed,
     close,
     listen,
+    listen_on,
     private_runner,
     public_runner,
     remove_socket,
 )
+from daemon.logs import hide, set_level
 from daemon.rules.failure import Hindered
 from daemon.store import StoreFailed, survive
-from daemon.systemd import Notifier
+from daemon.systemd import Notifier, PassedWrongly, take_sockets
 
 INTERRUPTED = 8
 REPORT_SECONDS = 10.0
@@ -49,15 +53,18 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     began = time.monotonic()
     os.umask(0o077)
     _raise_file_limit()
-    stop = asyncio.Event()
-    _hear_signals(stop)
+    stop, reload = asyncio.Event(), Bell()
+    _hear_signals(stop, reload)
     for warning in loaded.warnings:
         _log.warning("config.warning", message=warning)
     try:
         async with AsyncExitStack() as stack:
+            passed = [stack.enter_context(sock) for sock in take_sockets(environ)]
             parts = await build(loaded.config, stack)
-            await _run(parts, Notifier(environ), stop, began)
-    except (StoreRefused, StoreFailed, ListenFailed, Hindered) as refusal:
+            notifier = Notifier(environ)
+            parts.loops["reload"] = _reload(parts, loaded.path, environ, reload, notifier)
+            await _run(parts, passed, notifier, stop, began)
+    except (StoreRefused, StoreFailed, ListenFailed, PassedWrongly, Hindered) as refusal:
         _log.error("daemon.failed", message=str(refusal))
         return 1
     except Exception:  # noqa: BLE001 - said in our own form; then the process ends
@@ -74,8 +81,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _hear_signals(stop: asyncio.Event) -> None:
-    """The first signal stops politely; a second one waits for nothing."""
+def _hear_signals(stop: asyncio.Event, reload: Bell) -> None:
+    """The first signal stops politely, a second one waits for nothing; SIGHUP reloads."""
 
     def hear() -> None:
         if stop.is_set():
@@ -85,15 +92,22 @@ def _hear_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, hear)
+    loop.add_signal_handler(signal.SIGHUP, reload.ring)
 
 
-async def _run(parts: Parts, notifier: Notifier, stop: asyncio.Event, began: float) -> None:
+async def _run(
+    parts: Parts,
+    passed: list[socket.socket],
+    notifier: Notifier,
+    stop: asyncio.Event,
+    began: float,
+) -> None:
     committing = asyncio.create_task(parts.intake.run(), name="intake")
     working = [asyncio.create_task(loop, name=name) for name, loop in parts.loops.items()]
     runners: list[web.AppRunner] = []
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        addresses = await _open_doors(parts, runners)
+        addresses = await _open_doors(parts, passed, runners)
         reporting = asyncio.create_task(_report(parts, notifier), name="report")
         working.append(reporting)
         notifier.tell("READY=1")
@@ -106,10 +120,47 @@ async def _run(parts: Parts, notifier: Notifier, stop: asyncio.Event, began: flo
         parts.office.stopping = True
         await close(runners)
         ended = await _end([*working, committing, stopping])
-        for path in _socket_files(parts.config):
+        for path in _socket_files(parts.settings.config, passed):
             await asyncio.to_thread(remove_socket, path)
     if ended:
-        raise ended[0]
+        raise _innermost(ended[0])
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the error that made a group of tasks end, where it was one alone."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _reload(
+    parts: Parts,
+    path: Path | None,
+    environ: Mapping[str, str],
+    bell: Bell,
+    notifier: Notifier,
+) -> None:
+    """Read the configuration again whenever the bell rings; a mistaken one changes nothing."""
+    while True:
+        await bell.listen().wait()
+        # systemd.service(5), Type=notify-reload; with Type=notify it is only a status.
+        notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            fresh = await asyncio.to_thread(load, path, environ)
+            hide(secret.reveal() for secret in fresh.secrets)
+            changed, waiting = await parts.reload(fresh.config)
+        except ConfigError as mistake:
+            _log.error("config.rejected", message=str(mistake))
+        except StoreRefused as refusal:
+            _log.error("config.rejected", message=str(refusal))
+        except StoreFailed as failure:
+            survive(failure)
+        else:
+            set_level(parts.settings.config.log.level)
+            for warning in fresh.warnings:
+                _log.warning("config.warning", message=warning)
+            _log.info("config.reloaded", changed=changed, needs_restart=waiting)
+        notifier.tell("READY=1")
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> list[BaseException]:
@@ -123,29 +174,47 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> list[BaseException]:
     ]
 
 
-async def _open_doors(parts: Parts, runners: list[web.AppRunner]) -> dict[str, str]:
-    """Open the listeners; return their addresses by name."""
-    config, addresses = parts.config, {}
-    private = private_runner(admin_app(parts.office, guard_socket))
+async def _open_doors(
+    parts: Parts, passed: list[socket.socket], runners: list[web.AppRunner]
+) -> dict[str, str]:
+    """Open the listeners; return their addresses by name.
+
+    Callbacks come through the sockets that were passed, or else through the configured one.
+    """
+    config, addresses = parts.settings.config, {}
+    private = private_runner(admin_app(parts.office, guard_socket, parts.gateway.routes()))
     runners.append(private)
     addresses["admin"] = await listen(private, UnixEndpoint(config.admin.socket), 0o600)
     if config.admin.listen is not None:
-        token = config.admin.token.reveal() if config.admin.token else None
-        guard = guard_tcp(_admin_hosts(config), token)
-        private = private_runner(admin_app(parts.office, guard))
+        settings = parts.settings
+        guard = guard_tcp(
+            lambda: _admin_hosts(settings.config),
+            lambda: _reveal(settings.config.admin.token),
+            lambda: _reveal(settings.config.provider.api_key),
+        )
+        private = private_runner(admin_app(parts.office, guard, parts.gateway.routes()))
         runners.append(private)
         addresses["admin_tcp"] = await listen(private, config.admin.listen, 0o600)
-    if config.callback.listen is not None:
+    if passed or config.callback.listen is not None:
         public = public_runner(callback_app(parts.receiver))
         runners.append(public)
-        place = await listen(public, config.callback.listen, 0o660)
-        addresses["callback"] = f"{place}{config.callback.path}"
+        places = [await listen_on(public, sock) for sock in passed]
+        if config.callback.listen is not None and not passed:
+            places.append(await listen(public, config.callback.listen, 0o660))
+        addresses["callback"] = f"{places[0]}{config.callback.path}"
     return addresses
 
 
-def _socket_files(config: Config) -> list[Path]:
-    public = config.callback.listen
-    return [config.admin.socket, *([public.path] if isinstance(public, UnixEndpoint) else [])]
+def _socket_files(config: Config, passed: list[socket.socket]) -> list[Path]:
+    """Return the socket files that are ours; the file of a passed socket is not."""
+    ours: list[Endpoint | None] = [UnixEndpoint(config.admin.socket)]
+    if not passed:
+        ours.append(config.callback.listen)
+    return [endpoint.path for endpoint in ours if isinstance(endpoint, UnixEndpoint)]
+
+
+def _reveal(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.reveal()
 
 
 def _admin_hosts(config: Config) -> frozenset[str]:

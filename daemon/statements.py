@@ -4,9 +4,13 @@ Rule: what a callback does to a task is decided inside the statement, by the tra
 the row as it is at that moment; a decision made before could be about an older row.
 """
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
 from daemon.rules.task import COLUMNS
+
+Fetch: TypeAlias = Callable[[str, object], Awaitable[list[Any]]]
+"""Runs one statement and returns its rows; raises StoreFailed when it did not commit."""
 
 ALL: Final = ", ".join(COLUMNS)
 
@@ -16,7 +20,13 @@ INSERT INTO task (task_id, label, state, cause, source, created_at, updated_at, 
 SELECT value, :label, (SELECT after FROM transition WHERE cause = 'adopted' AND before = ''),
        'adopted', :source, :now, :now, :deadline_at, :ask_at, :now
 FROM json_each(:ids) WHERE true
-ON CONFLICT (task_id) DO UPDATE SET label = COALESCE(excluded.label, label), previous_state = state
+ON CONFLICT (task_id) DO UPDATE SET
+    label = COALESCE(excluded.label, label),
+    previous_state = state,
+    ask_at = iif(forgotten_at IS NULL, ask_at, excluded.ask_at),
+    asked_since = iif(forgotten_at IS NULL, asked_since, excluded.asked_since),
+    forgotten_at = NULL,
+    version = version + 1
 RETURNING {ALL}
 """
 
@@ -33,7 +43,9 @@ _LINKS = "excluded.cause = 'linked' AND task.state IN ('expected', 'wanted', 'fa
 _HOPES = f"{_LINKS} AND (link IS NOT excluded.link OR state = 'lost')"
 _FAILS = f"{_EFFECT} = 'declined' AND task.state IN ('expected', 'failed')"
 _ASKABLE = "task.state IN ('expected', 'wanted', 'failed', 'lost') OR unconfirmed"
-_HINTS = f"{_EFFECT} = 'hinted' AND ({_ASKABLE})"
+# What somebody forgot is asked about again only when a callback names a film.
+_REMEMBERS = "(forgotten_at IS NULL OR excluded.hint IS NOT NULL)"
+_HINTS = f"{_EFFECT} = 'hinted' AND ({_ASKABLE}) AND {_REMEMBERS}"
 
 RECEIVE: Final = f"""
 INSERT INTO task (task_id, state, cause, source, created_at, updated_at, deadline_at, ask_at,
@@ -59,6 +71,9 @@ ON CONFLICT (task_id) DO UPDATE SET
     refusals = CASE WHEN {_HOPES} THEN 0 ELSE refusals END,
     refusal_proofs = CASE WHEN {_HOPES} THEN 0 ELSE refusal_proofs END,
     refusal_proved_at = CASE WHEN {_HOPES} THEN NULL ELSE refusal_proved_at END,
+    fresh_link = CASE WHEN {_HOPES} THEN NULL ELSE fresh_link END,
+    forgotten_at = CASE WHEN excluded.cause = 'linked' OR excluded.hint IS NOT NULL THEN NULL
+                        ELSE forgotten_at END,
     hint = COALESCE(excluded.hint, hint),
     hint_at = CASE WHEN excluded.hint IS NOT NULL AND hint IS NOT excluded.hint
                    THEN excluded.hint_at ELSE hint_at END,

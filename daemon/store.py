@@ -10,13 +10,10 @@ history in the same transaction.
 (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
-import hashlib
 import json
-import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import fields
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +21,12 @@ import aiosqlite
 import structlog
 
 from daemon.database import open_database
+from daemon.intents import Intents
+from daemon.outbox import Outbox
+from daemon.quarantine import Quarantine
 from daemon.rules.lifecycle import State
 from daemon.rules.schedule import HOUR
-from daemon.rules.task import COLUMNS, Due, Held, Move, Step, Task, Tidings
-from daemon.rules.ulid import LUCK_BYTES, make_ulid
+from daemon.rules.task import COLUMNS, Due, Move, Step, Task, Tidings
 from daemon.rules.verdict import Verdict
 from daemon.schema import MIGRATIONS
 from daemon.statements import ADOPT, ALL, RECEIVE
@@ -36,7 +35,6 @@ NEAR_MS: Final = 24 * HOUR
 """A deadline this near outranks earlier failures."""
 _STEPPING: Final = "state IN ('wanted', 'verified', 'stored')"
 """States with a download step; the words of the index `task_to_fetch`."""
-_HELD: Final = ", ".join(field.name for field in fields(Held))
 
 
 _FATAL: Final = frozenset(
@@ -92,6 +90,9 @@ class Store:
         self._connection = connection
         self._observe = observe
         self._failing = False
+        self.intents = Intents(self._fetch)
+        self.outbox = Outbox(self._fetch)
+        self.quarantine = Quarantine(self._fetch)
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Task]:
         """Commit callbacks that waited together; return the rows in their order.
@@ -110,24 +111,6 @@ class Store:
         tasks = await self._rows(RECEIVE, (json.dumps(rows),))
         self._tell(tasks)
         return tasks
-
-    async def quarantine(
-        self, body: bytes, *, why: str, remote: str, content_type: str, now: int
-    ) -> Held:
-        """Keep a body that cannot be read; the same bytes again only raise `copies`."""
-        rows = await self._fetch(
-            f"""
-            INSERT INTO quarantine (id, received_at, why, remote, content_type, sha256, body)
-            VALUES (?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (sha256) DO UPDATE SET copies = copies + 1
-            RETURNING {_HELD}
-            """,
-            (
-                f"quarantine-{make_ulid(now, secrets.token_bytes(LUCK_BYTES))}",
-                *(now, why, remote, content_type, hashlib.sha256(body).hexdigest(), body),
-            ),
-        )
-        return Held(*rows[0])
 
     async def adopt(
         self,
@@ -241,6 +224,18 @@ class Store:
         """Free every task: no claim outlives the process that made it."""
         await self._fetch("UPDATE task SET claimed_at = NULL WHERE claimed_at IS NOT NULL", ())
 
+    async def ask_about_all(self, now: int) -> None:
+        """Make questions due that nobody could ask so far: there was no API key until now."""
+        await self._fetch(
+            """
+            UPDATE task SET ask_at = :now, asked_since = :now, version = version + 1
+            WHERE ask_at IS NULL AND state IN ('expected', 'wanted') AND forgotten_at IS NULL
+                  AND NOT EXISTS (SELECT 1 FROM submission
+                                  WHERE task = task.id AND settled_at IS NULL)
+            """,
+            {"now": now},
+        )
+
     async def due_downloads(self, now: int, limit: int, *, freshest: bool) -> list[Due]:
         """Return unclaimed tasks whose download step is due, the nearest deadline first.
 
@@ -281,7 +276,7 @@ class Store:
         """Return expected tasks with a link at hand, and no answer about them since `cutoff`."""
         return await self._tasks(
             """
-            WHERE state = 'expected'
+            WHERE state = 'expected' AND forgotten_at IS NULL
                   AND ((link IS NOT NULL AND unanswered_since <= :cutoff)
                        OR (hint_at <= :cutoff AND (unanswered_since <= :cutoff
                            OR ask_at <= :cutoff OR coalesce(answered_at, 0) < hint_at)))
@@ -295,15 +290,20 @@ class Store:
         return await self._tasks(
             """
             WHERE state IN ('expected', 'wanted') AND claimed_at IS NULL AND deadline_at <= ?
-                  AND id > ?
+                  AND forgotten_at IS NULL AND id > ?
             ORDER BY id LIMIT ?
             """,
             (now, after_id, limit),
         )
 
     async def task(self, task_id: str) -> Task | None:
-        """Return one task."""
-        found = await self._tasks("WHERE task_id = ?", (task_id,))
+        """Return one task, also by the local id that it was submitted under."""
+        found = await self._tasks(
+            """
+            WHERE task_id = :id OR id = (SELECT task FROM submission WHERE local_id = :id)
+            """,
+            {"id": task_id},
+        )
         return found[0] if found else None
 
     async def tasks(
@@ -327,6 +327,20 @@ class Store:
         )
         return [Step(*row) for row in rows]
 
+    async def histories(self, task_ids: Sequence[str]) -> dict[str, list[Step]]:
+        """Return what happened to several tasks."""
+        rows = await self._fetch(
+            """
+            SELECT task_id, at, before, after, cause, reason FROM history
+            WHERE task_id IN (SELECT value FROM json_each(?)) ORDER BY id
+            """,
+            (json.dumps(list(task_ids)),),
+        )
+        found: dict[str, list[Step]] = {}
+        for task_id, *step in rows:
+            found.setdefault(task_id, []).append(Step(*step))
+        return found
+
     async def counts(self) -> dict[str, int]:
         """Return how many tasks are in each state, zeros included."""
         rows = await self._fetch("SELECT state, count(*) FROM task GROUP BY state", ())
@@ -344,17 +358,21 @@ class Store:
         )
         return rows[0][0], rows[0][1], rows[0][2]
 
-    async def held(self, limit: int, before_number: int | None = None) -> list[Held]:
-        """Return a page of callbacks in quarantine that nobody acknowledged, the newest first."""
+    async def record_balance(self, now: int, credits_left: float) -> None:
+        """Keep what the provider said was left."""
+        await self._fetch("INSERT OR REPLACE INTO balance VALUES (?, ?)", (now, credits_left))
+
+    async def balances(self, since: int) -> list[tuple[int, float]]:
+        """Return the balances since then, and the last one before, the oldest first."""
         rows = await self._fetch(
-            f"""
-            SELECT {_HELD} FROM quarantine
-            WHERE forgotten_at IS NULL AND (:before IS NULL OR number < :before)
-            ORDER BY number DESC LIMIT :limit
+            """
+            SELECT at, credits FROM balance
+            WHERE at >= coalesce((SELECT max(at) FROM balance WHERE at < :since), :since)
+            ORDER BY at
             """,
-            {"before": before_number, "limit": limit},
+            {"since": since},
         )
-        return [Held(*row) for row in rows]
+        return [(row[0], row[1]) for row in rows]
 
     async def writable(self) -> bool:
         """Return whether a transaction commits right now."""
@@ -413,4 +431,6 @@ async def open_store(
         store = Store(connection, observe)
         await store.release_claims()
         yield store
-        await store.tidy()
+        # On a full disk the log stays beside the database and is read at the next start.
+        with suppress(StoreFailed):
+            await store.tidy()

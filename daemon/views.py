@@ -5,6 +5,7 @@ milliseconds and `Z`; what is not known is null.
 """
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -20,6 +21,55 @@ def show_time(at: int | None) -> str | None:
         return None
     moment = datetime.fromtimestamp(at / 1000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % 1000:03d}Z"
+
+
+PAGE = 100
+PAGE_LIMIT = 1_000
+Limit = Annotated[int, msgspec.Meta(ge=1, le=PAGE_LIMIT)]
+Cursor = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+
+
+class TrackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tasks that somebody else submitted."""
+
+    task_ids: list[str]
+    label: str | None = None
+
+
+class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video to be made; `check` asks first whether it can be."""
+
+    music_task_id: str
+    audio_id: str
+    author: str | None = None
+    domain_name: str | None = None
+    label: str | None = None
+    check: bool = True
+
+
+class RetryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another try; `force` also for what was pruned on purpose."""
+
+    force: bool = False
+
+
+class PageQuery(msgspec.Struct, frozen=True):
+    """Which page; `after` is `next` of the page before it."""
+
+    limit: Limit = PAGE
+    after: Cursor | None = None
+
+
+class TaskQuery(PageQuery, frozen=True):
+    """Which tasks."""
+
+    state: tuple[str, ...] = ()
+
+
+class BalanceQuery(msgspec.Struct, frozen=True):
+    """From when on, in milliseconds since 1970."""
+
+    since: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +184,26 @@ class TaskPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
+class HistoryPage(msgspec.Struct, frozen=True):
+    """A page of tasks with their histories."""
+
+    tasks: list[TaskWithHistory]
+    next: str | None
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """What was left of the credits at one moment."""
+
+    at: str
+    credits: float
+
+
+class BalancePage(msgspec.Struct, frozen=True):
+    """Balances, the oldest first."""
+
+    credits: list[Balance]
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """An id that was not taken."""
 
@@ -206,7 +276,8 @@ def view_held(held: Held) -> HeldView:
         content_type=held.content_type,
         size_bytes=len(held.body),
         copies=held.copies,
-        body=held.body.decode("utf-8", "backslashreplace"),
+        # It may hold a signed link or one of our own keys.
+        body=mask(held.body.decode("utf-8", "backslashreplace")),
         forgotten_at=show_time(held.forgotten_at),
     )
 

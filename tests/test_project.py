@@ -13,12 +13,16 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from daemon import __version__, cli, listeners
+from daemon import __version__, listeners
+from daemon.cli.group import Exit, cli
+from daemon.config import load
+from daemon.config.endpoints import format_endpoint
 from daemon.simulator.faults import SCENARIOS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 UNIT = ROOT / "systemd" / "suno-videod.service"
+SOCKET = UNIT.with_suffix(".socket")
 LOCKS = ("requirements.lock", "tests/requirements.lock")
 
 
@@ -61,25 +65,29 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     assert runtime.items() <= everything.items()
 
 
-def unit() -> configparser.ConfigParser:
-    """Return the unit; of a repeated key only the last value."""
+def unit(path: Path = UNIT) -> configparser.ConfigParser:
+    """Return a unit; of a repeated key only the last value."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(UNIT, encoding="utf-8")
+    parser.read(path, encoding="utf-8")
     return parser
 
 
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
-    """No unknown key and no misplaced one; the program is replaced by one that is here."""
+@pytest.mark.parametrize("names", [(UNIT.name,), (UNIT.name, SOCKET.name)])
+def test_systemd_understands_the_units(names: tuple[str, ...], tmp_path: Path) -> None:
+    """No unknown key and no misplaced one, the service alone or with its socket.
+
+    The program is replaced by one that is here.
+    """
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("needs the package systemd")
-    copy = tmp_path / UNIT.name
-    copy.write_text(
-        re.sub(r"(?<=^ExecStart=)\S+", sys.executable, UNIT.read_text(), flags=re.MULTILINE)
-    )
-    said = subprocess.run(  # noqa: S603 - reads a unit
-        [analyze, "verify", str(copy)], capture_output=True, text=True, check=False
+    copies = [tmp_path / name for name in names]
+    for copy in copies:
+        text = UNIT.with_name(copy.name).read_text()
+        copy.write_text(re.sub(r"(?<=^ExecStart=)\S+", sys.executable, text, flags=re.MULTILINE))
+    said = subprocess.run(  # noqa: S603 - reads units
+        [analyze, "verify", *map(str, copies)], capture_output=True, text=True, check=False
     )
     assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
 
@@ -89,9 +97,9 @@ def test_the_unit_fits_the_program() -> None:
     service = unit()["Service"]
     command = service["ExecStart"].split()
     assert command[0].removeprefix("/opt/suno-videod/bin/") in PROJECT["project"]["scripts"]
-    assert command[-1] in cli.cli.commands
+    assert command[-1] in cli.commands
     assert service["Restart"] == "always"
-    assert service["RestartPreventExitStatus"] == str(cli.CONFIGURATION)
+    assert service["RestartPreventExitStatus"] == str(Exit.CONFIGURATION)
     assert int(service["TimeoutStopSec"]) > 2 * listeners.DRAIN_SECONDS
     assert unit()["Unit"]["StartLimitIntervalSec"] == "0"
 
@@ -113,6 +121,18 @@ def test_the_unit_gives_the_program_what_it_needs() -> None:
     }
     service = unit()["Service"]
     assert {key: service[key] for key in expected} == expected
+
+
+def test_the_socket_fits_the_program() -> None:
+    """Who enables it changes no address, and callbacks queue as they do without it."""
+    section = unit(SOCKET)["Socket"]
+    assert section["ListenStream"] == format_endpoint(load(None, {}).config.callback.listen)
+    assert int(section["Backlog"]) == listeners.BACKLOG
+    assert section["FileDescriptorName"] == "callback"
+    assert section["SocketGroup"] == unit()["Service"]["Group"]
+    assert section["TriggerLimitIntervalSec"] == "0"
+    assert "Accept" not in section
+    assert unit(SOCKET)["Install"]["WantedBy"] == "sockets.target"
 
 
 def test_the_wheel_holds_the_program_and_nothing_else(tmp_path: Path) -> None:

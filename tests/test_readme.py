@@ -14,15 +14,15 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 import pytest
 
-from daemon import cli
-from daemon.cli.group import Exit
+from daemon.cli.group import Exit, cli
 from daemon.config import environment, load, show
+from daemon.routes import ROUTES
 from daemon.rules.failure import Reason
 from daemon.simulator.faults import SCENARIOS
 
@@ -103,7 +103,7 @@ def test_every_verb_is_listed() -> None:
         for verb in words(cell)
     }
     there = set()
-    for name, command in cli.cli.commands.items():
+    for name, command in cli.commands.items():
         inner = command.commands if isinstance(command, click.Group) else {"": command}
         there |= {f"{name} {second}".strip() for second in inner}
     assert listed == there
@@ -125,10 +125,9 @@ def test_keys_have_the_defaults_that_are_shown() -> None:
 
 def test_every_admin_path_is_listed() -> None:
     """The table is the routes of the private listener."""
-    source = (ROOT / "daemon" / "admin.py").read_text(encoding="utf-8")
-    routes = re.findall(r'router\.add_(get|post)\("([^"]+)"', source)
     listed = [words(request)[0] for request, _ in table("request", "answer")]
-    assert sorted(listed) == sorted(f"{method.upper()} {path}" for method, path in routes)
+    always = ["GET /healthz", "GET /readyz", "GET /openapi.json"]
+    assert sorted(listed) == sorted([*always, *(f"{one.method} {one.path}" for one in ROUTES)])
 
 
 @pytest.mark.parametrize("text", blocks("toml"))
@@ -172,7 +171,7 @@ def session(text: str) -> Iterator[tuple[str, str]]:
         yield command, shown
 
 
-def script(commands: list[str]) -> str:
+def script(commands: list[str], ports: Mapping[str, str]) -> str:
     """Return commands as one script that marks where the output of each ends."""
     lines = []
     for command in commands:
@@ -183,6 +182,8 @@ def script(commands: list[str]) -> str:
             lines.append(
                 f"until grep -qsE 'daemon.ready|simulated provider on' {log}; do sleep 0.1; done"
             )
+        if "config init" in command:
+            lines.append(f"sed -i 's/8080/{ports['8080']}/; s/8090/{ports['8090']}/' config.toml")
         lines.append(f"echo '{END_OF_OUTPUT}'")
     return "\n".join(lines)
 
@@ -209,9 +210,6 @@ def test_the_examples_run_as_shown(tmp_path: Path) -> None:
     def moved(text: str) -> str:
         return re.sub(r"\b80[89]0\b", lambda found: ports[found[0]], text)
 
-    for text in blocks("toml"):
-        if found := re.match(r"# (\S+\.toml)\n", text):
-            (tmp_path / found[1]).write_text(moved(text), encoding="utf-8")
     typed = [pair for text in blocks("console") for pair in session(moved(text))]
     listen = f"simulate --listen 127.0.0.1:{ports['8090']} >"
     commands = [command.replace("simulate >", listen) for command, _ in typed]
@@ -220,7 +218,7 @@ def test_the_examples_run_as_shown(tmp_path: Path) -> None:
     path = tmp_path / "printed.txt"
     with path.open("wb") as file:
         shell = subprocess.Popen(  # noqa: S603 - our own examples
-            [BASH, "-c", script(commands)],
+            [BASH, "-c", script(commands, ports)],
             cwd=tmp_path,
             env=here,
             stdout=file,

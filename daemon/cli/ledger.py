@@ -1,12 +1,21 @@
 """The verbs about everything at once: how it stands, and is it safe?"""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from daemon import display
 from daemon.cli.group import Exit, Invocation, as_json, cli, print_json
+from daemon.config.units import parse_duration
 
+_CHAPTERS = {
+    "stored": "made",
+    "done": "made",
+    "pruned": "made",
+    "failed": "failed",
+    "lost": "lost",
+}
 UNSAFE = ("expected", "wanted", "verified", "lost", "failed")
 
 
@@ -36,6 +45,7 @@ def check(invocation: Invocation, *, as_json: bool) -> int:
     unsafe += [
         {"id": held["id"], "state": "quarantined", "why": f"callback not read: {held['reason']}"}
         for held in client.quarantine()
+        if held["forgotten_at"] is None
     ]
     if as_json:
         print_json([{"safe": not unsafe, "unsafe": unsafe}])
@@ -46,3 +56,43 @@ def check(invocation: Invocation, *, as_json: bool) -> int:
 
 def _is_open(task: dict[str, Any]) -> bool:
     return bool(task["state"] != "failed" or task["reason"] == "unknown_task")
+
+
+@cli.command()
+@click.option("--since", default="30d", show_default=True, metavar="AGE", help="Such as 36h or 7d.")
+@as_json
+@click.pass_obj
+def report(invocation: Invocation, since: str, *, as_json: bool) -> None:
+    """Show what was made, failed and lost, for yourself or the provider's support."""
+    try:
+        span = parse_duration(since)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
+    until = datetime.now(UTC)
+    begin = max(until - span, datetime.fromtimestamp(0, UTC))
+    client = invocation.client()
+    chapters = ("made", "failed", "lost", "open")
+    found: dict[str, list[dict[str, Any]]] = {chapter: [] for chapter in chapters}
+    for task in client.tasks():
+        if datetime.fromisoformat(task["created_at"]) < begin:
+            break
+        found[_CHAPTERS.get(task["state"], "open")].append(task)
+    balances = client.balances(int(begin.timestamp() * 1000))
+    told = {
+        "since": begin.isoformat(timespec="seconds"),
+        "until": until.isoformat(timespec="seconds"),
+        "credits_before": balances[0]["credits"] if balances else None,
+        "credits_after": balances[-1]["credits"] if balances else None,
+        **found,
+    }
+    if as_json:
+        print_json([told])
+    else:
+        display.show_report(told)
+
+
+@cli.command()
+@click.pass_obj
+def export(invocation: Invocation) -> None:
+    """Print the ledger: every task with its history, one JSON object a line, the newest first."""
+    print_json(invocation.client().export())

@@ -17,7 +17,7 @@ import msgspec
 
 from daemon.config.agreement import find_conflicts, find_doubts
 from daemon.config.mistakes import ConfigError, Mistake
-from daemon.config.sections import KEYS, SECTIONS, Config, Key, Kind, Secret, UnixEndpoint
+from daemon.config.sections import KEYS, SECTIONS, Config, Key, Secret, UnixEndpoint
 from daemon.config.sources import (
     PATH_VARIABLE,
     Given,
@@ -27,19 +27,12 @@ from daemon.config.sources import (
     read_secret_file,
 )
 from daemon.config.spelling import PATH, Spelling, WrongType
+from daemon.rules.dialect import DIALECTS
 
 __all__ = ["ConfigError", "Loaded", "Mistake", "environment", "find", "load", "show"]
 
 SEARCHED: Final = (Path("config.toml"), Path("/etc/suno-videod/config.toml"))
 """Where a configuration file is looked for when none is named."""
-
-BASE_URLS: Final[Mapping[Kind, str]] = MappingProxyType(
-    {
-        "sunoapi": "https://api.sunoapi.org",
-        "apibox": "https://api.api.box",
-        "kie": "https://api.kie.ai",
-    }
-)
 
 _FOLDER = "suno-videod"
 
@@ -228,7 +221,9 @@ def _derive(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, 
     return {
         "state_dir": state_dir,
         "callback.trust": "confirm" if values.get("provider.api_key") else "callback",
-        "provider.base_url": BASE_URLS[values.get("provider.kind", KEYS["provider.kind"].default)],
+        "provider.base_url": DIALECTS[
+            values.get("provider.kind", KEYS["provider.kind"].default)
+        ].base_url,
         "download.directory": state_dir / "videos",
         "admin.socket": (runtime_dir or state_dir) / "admin.sock",
     }

@@ -48,6 +48,7 @@ from daemon.config.spelling import (
     whole,
 )
 from daemon.config.units import GIB, KIB
+from daemon.rules.dialect import DIALECTS
 
 __all__ = [
     "KEYS",
@@ -60,7 +61,6 @@ __all__ = [
     "Endpoint",
     "Format",
     "Key",
-    "Kind",
     "Level",
     "Log",
     "Network",
@@ -73,7 +73,6 @@ __all__ = [
 ]
 
 Trust: TypeAlias = Literal["confirm", "callback"]
-Kind: TypeAlias = Literal["sunoapi", "apibox", "kie"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Format: TypeAlias = Literal["auto", "json", "console"]
 Interval: TypeAlias = Annotated[timedelta, INTERVAL]
@@ -90,7 +89,7 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     # Empty means: generated at the first start and kept in the state folder.
     tokens: Annotated[tuple[Secret, ...], each(TOKEN)] = ()
     hmac_keys: Annotated[tuple[Secret, ...], each(SIGNING_KEY)] = ()
-    trust: Annotated[Trust, one_of(Trust)]
+    trust: Annotated[Trust, one_of(get_args(Trust))]
     # Long enough for a person to mend an API key, short against the days a provider keeps a file.
     trust_link_after: Interval = timedelta(hours=6)
     trusted_proxies: Annotated[tuple[Network, ...], each(text(parse_network))] = LOOPBACK
@@ -99,7 +98,7 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """Whom we ask, with which key and how often."""
 
-    kind: Annotated[Kind, one_of(Kind)] = "sunoapi"
+    kind: Annotated[str, one_of(tuple(DIALECTS))] = "sunoapi"
     base_url: Annotated[str, text(parse_base_url)]
     api_key: Annotated[Secret | None, HEADER_TEXT] = None
     # What the providers promise; some files live longer, none should be counted on to.
@@ -156,8 +155,8 @@ class Admin(msgspec.Struct, frozen=True, kw_only=True):
 class Log(msgspec.Struct, frozen=True, kw_only=True):
     """How much is said, and in which form."""
 
-    level: Annotated[Level, one_of(Level)] = "info"
-    format: Annotated[Format, one_of(Format)] = "auto"
+    level: Annotated[Level, one_of(get_args(Level))] = "info"
+    format: Annotated[Format, one_of(get_args(Format))] = "auto"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from daemon.config.endpoints import (
     Endpoint,
@@ -113,9 +113,8 @@ def listener(parse: Callable[[str], Endpoint | None]) -> Spelling:
     )
 
 
-def one_of(words: Any) -> Spelling:
-    """Spell one of the words of a `Literal`."""
-    choice: tuple[str, ...] = get_args(words)
+def one_of(choice: tuple[str, ...]) -> Spelling:
+    """Spell one of a few words."""
 
     def parse(word: str) -> str:
         if word not in choice:

@@ -5,6 +5,7 @@ it to a person. A failure is never a bug: bugs are other exceptions, and nobody 
 
     StepFailed
       Trouble    the network or the host had a bad moment: again later, bytes kept
+        Unreached  likewise, and nothing was sent
       Refused    the link is not served, or may not be dialled: ask for a fresh one
       Spoiled    bytes came and are not the film: drop them, fetch from the start
       Hindered   our own machine is in the way (disk): a gate closes, no attempt is charged
@@ -52,6 +53,10 @@ class Trouble(StepFailed):
     def __init__(self, reason: Reason, message: str, retry_after: float | None = None) -> None:
         super().__init__(reason, message)
         self.retry_after = retry_after
+
+
+class Unreached(Trouble):
+    """Trouble before anything was sent: certainly nothing happened at the other side."""
 
 
 class Refused(StepFailed):

@@ -39,6 +39,8 @@ class Cause(StrEnum):
 
     ADOPTED = "adopted"
     """Somebody told us the id of a task that was submitted elsewhere."""
+    SUBMITTED = "submitted"
+    """We asked the provider for it, or are about to."""
     HINTED = "hinted"
     """A callback came that proves nothing by itself: the question is due now."""
     LINKED = "linked"
@@ -77,6 +79,7 @@ IN_PLACE = (State.VERIFIED, State.STORED, State.DONE, State.PRUNED)
 TRANSITIONS: Mapping[Cause, Mapping[State | None, State]] = MappingProxyType(
     {
         Cause.ADOPTED: {None: State.EXPECTED, **_unmoved(*State)},
+        Cause.SUBMITTED: {None: State.EXPECTED},
         Cause.HINTED: {None: State.EXPECTED, **_unmoved(*State)},
         Cause.LINKED: {
             None: State.WANTED,
@@ -103,6 +106,7 @@ TRANSITIONS: Mapping[Cause, Mapping[State | None, State]] = MappingProxyType(
         Cause.REOPENED: {
             State.FAILED: State.EXPECTED,
             State.LOST: State.EXPECTED,
+            State.PRUNED: State.EXPECTED,
             **_unmoved(State.EXPECTED, State.WANTED, State.VERIFIED, State.STORED, State.DONE),
         },
     }

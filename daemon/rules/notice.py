@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from daemon.rules.dialect import DIALECTS, Outcome
 from daemon.rules.failure import Reason
 
 MESSAGE_LIMIT: Final = 2048
@@ -115,7 +116,7 @@ def read_callback(body: bytes) -> Notice:
     if not TASK_ID.fullmatch(task_id):
         raise Unreadable("task id has characters that no provider uses", task_id)
     code = _read_code(document.get("code"))
-    link = _first_link(inner.get("video_url"), inner.get("videoUrl"))
+    link = first_link(inner.get("video_url"), inner.get("videoUrl"))
     evidence, reason = _judge_callback(code, link)
     message = _read_text(document.get("msg"))
     return Notice(task_id, evidence, link, reason, message, code)
@@ -162,21 +163,6 @@ def _find_task_id(inner: Mapping[str, object], document: Mapping[str, object]) -
     return texts[0] if texts else None
 
 
-class Outcome(Enum):
-    """What an answer to one of our own calls means for our calls."""
-
-    ANSWERED = "answered"
-    UNKNOWN = "unknown"
-    KEY = "key"
-    CREDITS = "credits"
-    RATE = "rate"
-    MAINTENANCE = "maintenance"
-    TROUBLE = "trouble"
-    """The call failed, and perhaps all calls do."""
-    ODD = "odd"
-    """A readable answer that no rule knows: trouble of this call alone."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to one call; `notice` is there exactly when the outcome is ANSWERED."""
@@ -186,32 +172,6 @@ class Answer:
     code: int | None = None
     notice: Notice | None = None
 
-
-_SUNOAPI_CODES: Mapping[int, Outcome] = {
-    401: Outcome.KEY,
-    403: Outcome.KEY,
-    405: Outcome.RATE,
-    429: Outcome.CREDITS,
-    430: Outcome.RATE,
-    455: Outcome.MAINTENANCE,
-}
-
-CODES: Mapping[str, Mapping[int, Outcome]] = {
-    # https://docs.sunoapi.org/suno-api/create-music-video: 429 is "insufficient credits".
-    "sunoapi": _SUNOAPI_CODES,
-    # https://docs.api.box/suno-api/create-music-video has the same table.
-    "apibox": _SUNOAPI_CODES,
-    # https://docs.kie.ai/suno-api/create-music-video: 429 is "call frequency too high".
-    "kie": {
-        401: Outcome.KEY,
-        402: Outcome.CREDITS,
-        403: Outcome.KEY,
-        429: Outcome.RATE,
-        430: Outcome.RATE,
-        455: Outcome.MAINTENANCE,
-    },
-}
-"""Body code -> meaning, per kind. A code neither here nor of success is trouble of the call."""
 
 _CODE_OK = 200
 _SERVER_ERROR = 500
@@ -238,7 +198,7 @@ def read_answer(kind: str, status: int, body: bytes, task_id: str) -> Answer:
     `response` and malformed JSON mean "not final". `data` null is `UNKNOWN`; a 404, by status or
     by code, is only trouble of the call, for a mistyped base URL must not end anything.
     """
-    envelope = _open_envelope(kind, status, body)
+    envelope = open_envelope(kind, status, body)
     if isinstance(envelope, Answer):
         return envelope
     code, message, data = envelope
@@ -252,7 +212,7 @@ def read_answer(kind: str, status: int, body: bytes, task_id: str) -> Answer:
         return _odd("the answer is about another task", code)
     response = data.get("response")
     inner = response if isinstance(response, dict) else {}
-    link = _first_link(
+    link = first_link(
         inner.get("videoUrl"), inner.get("video_url"), data.get("videoUrl"), data.get("video_url")
     )
     evidence, reason = _judge_flag(data.get("successFlag", data.get("status")), link)
@@ -275,7 +235,7 @@ def read_credits(kind: str, status: int, body: bytes) -> Answer | float:
     Sources: https://docs.sunoapi.org/suno-api/get-remaining-credits (`data` is a number),
     https://docs.kie.ai/common-api/get-account-credits; an old sample has `data.credits`.
     """
-    envelope = _open_envelope(kind, status, body)
+    envelope = open_envelope(kind, status, body)
     if isinstance(envelope, Answer):
         return envelope
     code, message, data = envelope
@@ -287,7 +247,7 @@ def read_credits(kind: str, status: int, body: bytes) -> Answer | float:
     return float(amount)
 
 
-def _open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | None, str, object]:
+def open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | None, str, object]:
     """Return (code, msg, data) of a successful call, else what went wrong with it.
 
     kie.ai sends errors as HTTP 200 with a code in the body, and a real HTTP 429 only from its rate
@@ -311,7 +271,7 @@ def _open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | 
         return code, message, document["data"]
     # A server error by code may be everybody's; any other code shows that the API lives.
     other = Outcome.TROUBLE if code >= _SERVER_ERROR or status != _CODE_OK else Outcome.ODD
-    return Answer(CODES[kind].get(code, other), message or f"code {code}", code)
+    return Answer(DIALECTS[kind].codes.get(code, other), message or f"code {code}", code)
 
 
 def _odd(message: str, code: int | None) -> Answer:
@@ -376,7 +336,7 @@ def _read_id(value: object) -> str | None:
 _LINK = re.compile(r"https?://[^\x00-\x1f\x7f\ud800-\udfff]+", re.IGNORECASE)
 
 
-def _first_link(*values: object) -> str | None:
+def first_link(*values: object) -> str | None:
     """Return the first http(s) link, byte for byte but for raw spaces.
 
     File names with spaces come unescaped in real links; around a link they are no part of it.

@@ -5,8 +5,11 @@ makes such a value, everybody else reads it. Times are milliseconds since 1970 U
 """
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 from daemon.rules.lifecycle import ASKING, Cause, State
+
+INTENT_PREFIX: Final = "submit-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class Task:
     questioned_at: int | None
 
     fetch_at: int | None
-    """When the next download step is due."""
+    """When the next download step is due; of a submit without an id, when it is sent."""
     claimed_at: int | None
     attempts: int
     failures: int
@@ -85,9 +88,24 @@ class Task:
     audio_sample_rate: int | None
     finish_error: str | None
 
+    fresh_link: str | None
+    """A short-lived link in place of `link`, for the next attempt alone."""
+
+    @property
+    def next_link(self) -> str:
+        """What the next attempt fetches; a task without a link is never fetched."""
+        return self.fresh_link or self.link or ""
+
+    @property
+    def has_local_id(self) -> bool:
+        """Whether it is a submit whose task id is not known: the provider is never asked of it."""
+        return self.task_id.startswith(INTENT_PREFIX)
+
     @property
     def next_attempt_at(self) -> int | None:
-        """When something happens next: a question, or a download step."""
+        """When something happens next: a submit is sent, a question, or a download step."""
+        if self.has_local_id:
+            return self.fetch_at
         return self.ask_at if self.state in ASKING else self.fetch_at
 
     @property

@@ -155,10 +155,15 @@ def _judge_status(
 ) -> Exception:
     if status == _UNSATISFIABLE and request.validator is not None:
         return Changed("the host has no bytes where we left off")
-    if 400 <= status < 500 and status not in _PASSING_4XX:  # noqa: PLR2004 - the 4xx class
+    if is_dead(status):
         return Refused(Reason.LINK_REFUSED, f"the host refuses the link: HTTP {status}")
     wish = read_retry_after(headers.get("retry-after"), now)
     return Trouble(Reason.NETWORK, f"the host answered HTTP {status}", wish)
+
+
+def is_dead(status: int) -> bool:
+    """Tell whether an HTTP status says that a link is not served any more."""
+    return 400 <= status < 500 and status not in _PASSING_4XX  # noqa: PLR2004 - the 4xx class
 
 
 def read_validator(headers: Mapping[str, str]) -> str | None:

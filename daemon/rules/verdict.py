@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
+from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Hindered, Reason, Refused, Spoiled, StepFailed, Trouble
 from daemon.rules.lifecycle import IN_PLACE, Cause, State
-from daemon.rules.notice import Answer, Evidence, Notice, Outcome
+from daemon.rules.notice import Answer, Evidence, Notice
 from daemon.rules.schedule import (
     MINUTE,
     PROOF_APART_MS,
@@ -95,13 +96,30 @@ def judge_callback(
     return Tidings(**known, cause=Cause.HINTED, hint=hint, ask_at=asks_at)
 
 
-def judge_answer(task: Task, answer: Answer, now: int, terms: Terms, luck: float) -> Verdict:
-    """Decide what the provider's answer about `task` means for it."""
+def wants_fresh_link(task: Task, answer: Answer) -> bool:
+    """Whether the provider named a link again that the host refused."""
+    link = None if answer.notice is None else answer.notice.link
+    return task.state == State.EXPECTED and task.refusals > 0 and link == task.link is not None
+
+
+def judge_answer(
+    task: Task,
+    answer: Answer,
+    now: int,
+    terms: Terms,
+    luck: float,
+    *,
+    fresh_link: str | None = None,
+) -> Verdict:
+    """Decide what the provider's answer about `task` means for it.
+
+    `fresh_link` is a short-lived twin of the link that it names, for the next attempt.
+    """
     pause = pause_question(terms.pace, now - (task.asked_since or now), task.ask_pause_ms, luck)
     if answer.outcome is Outcome.ANSWERED and answer.notice is not None:
         notice = answer.notice
         if notice.evidence is Evidence.SUCCESS and notice.link is not None:
-            verdict = _judge_link(task, notice.link, now, terms, luck)
+            verdict = _judge_link(task, notice.link, fresh_link, now, terms, luck)
         elif task.state in IN_PLACE:
             verdict = _judge_contradiction(task, now, pause)
         else:
@@ -178,14 +196,18 @@ def _judge_refusal_to_make(task: Task, notice: Notice) -> Verdict:
     return Verdict(None, {"ask_at": None})
 
 
-def _judge_link(task: Task, link: str, now: int, terms: Terms, luck: float) -> Verdict:
+def _judge_link(
+    task: Task, link: str, fresh_link: str | None, now: int, terms: Terms, luck: float
+) -> Verdict:
     if task.state in IN_PLACE:
         return Verdict(None, {"unconfirmed": 0, "ask_at": None})
     changes: dict[str, object] = {
         "unconfirmed": 0,
         "link": link,
+        "fresh_link": fresh_link,
         "ask_at": now + REFRESH_MS,
         "ask_pause_ms": 0,
+        "forgotten_at": None,
     }
     if task.unconfirmed and link != task.link:
         # The bytes at hand came from a link that a stranger may have invented.
@@ -295,7 +317,7 @@ def _judge_refused_link(
     task: Task, said: dict[str, object], now: int, terms: Terms, luck: float
 ) -> Verdict:
     refusals = task.refusals + 1
-    changes = {**said, "refusals": refusals, **_count_refusal(task, now)}
+    changes = {**said, "refusals": refusals, "fresh_link": None, **_count_refusal(task, now)}
     if not terms.has_key:
         pause = _pause_refused(refusals, terms, luck)
         return Verdict(None, {**changes, "fetch_at": now + pause})
@@ -371,20 +393,42 @@ _UNPROVED: Mapping[str, object] = {
 }
 
 
-def judge_retry(task: Task, now: int, terms: Terms) -> Verdict | None:
-    """A person wants another try, now. None: the task was pruned, on purpose.
+def judge_retry(task: Task, now: int, terms: Terms, *, force: bool = False) -> Verdict | None:
+    """A person wants another try, now. None: it was pruned on purpose, and `force` is not set.
 
     With a key the provider is asked, for its answer is newer than any link at hand.
     """
-    if task.state == State.PRUNED:
-        return None
-    if task.state in IN_PLACE:
-        return Verdict(None, {"fetch_at": task.fetch_at and now})
-    again: dict[str, object] = {"refusals": 0, "failures": 0, "denials": 0, **_UNPROVED}
+    if task.has_local_id:
+        sent = {"reason": None, "message": None, "forgotten_at": None, "fetch_at": now}
+        return Verdict(Cause.REOPENED, sent)
+    again: dict[str, object] = {
+        "refusals": 0,
+        "failures": 0,
+        "denials": 0,
+        "forgotten_at": None,
+        **_UNPROVED,
+    }
     if terms.has_key:
         again |= {"ask_at": now, "asked_since": now, "ask_pause_ms": 0}
+    if task.state == State.PRUNED:
+        gone = {**NOTHING_ON_DISK, "sha256": None, "path": None, "stored_at": None}
+        return Verdict(Cause.REOPENED, {**again, **gone}) if force else None
+    if task.state in IN_PLACE:
+        return Verdict(None, {"fetch_at": task.fetch_at and now})
     if task.state == State.WANTED:
         return Verdict(Cause.REOPENED, {**again, "fetch_at": now})
     if task.link is not None and not terms.has_key:
         return Verdict(Cause.LINKED, {**again, "fetch_at": now, "reason": None, "message": None})
     return Verdict(Cause.REOPENED, {**again, "reason": None, "message": None})
+
+
+_FORGETTABLE: Final = (State.EXPECTED, State.FAILED, State.LOST)
+
+
+def judge_forget(task: Task, now: int) -> Verdict | None:
+    """A person has seen it: nobody is asked any more. None: a video may still be on its way."""
+    if task.state not in _FORGETTABLE:
+        return None
+    return Verdict(
+        None, {"forgotten_at": task.forgotten_at or now, "ask_at": None, "fetch_at": None}
+    )

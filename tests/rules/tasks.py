@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Reason, Refused, Spoiled, StepFailed
 from daemon.rules.lifecycle import State, move
-from daemon.rules.notice import Answer, Evidence, Notice, Outcome
+from daemon.rules.notice import Answer, Evidence, Notice
 from daemon.rules.schedule import HOUR, MINUTE, SECOND, Pace
 from daemon.rules.task import COLUMNS, Task
 from daemon.rules.verdict import Terms, Verdict

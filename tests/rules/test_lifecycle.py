@@ -99,9 +99,9 @@ def entering(state: State) -> set[Cause]:
 
 
 def test_the_ends() -> None:
-    """What is done or pruned stays so; failed and lost are soft, and only evidence ends a task."""
+    """What is done stays so; what is pruned, failed or lost is soft; only evidence ends a task."""
     assert leaving(State.DONE) == {}
-    assert leaving(State.PRUNED) == {}
+    assert leaving(State.PRUNED) == {Cause.REOPENED: State.EXPECTED}
     assert leaving(State.FAILED) == {
         Cause.LINKED: State.WANTED,
         Cause.KNOWN: State.EXPECTED,
@@ -117,7 +117,8 @@ def test_a_file_on_the_disk_is_never_given_up() -> None:
     """No cause but the loss of the bytes leads from a whole file back to a missing one."""
     for state in IN_PLACE:
         back = {cause for cause, after in leaving(state).items() if after not in IN_PLACE}
-        assert back == ({Cause.VANISHED} if state is State.VERIFIED else set())
+        lost = {State.VERIFIED: {Cause.VANISHED}, State.PRUNED: {Cause.REOPENED}}
+        assert back == lost.get(state, set())
 
 
 def test_a_file_gets_its_name_only_after_it_was_verified() -> None:

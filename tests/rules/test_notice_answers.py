@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from daemon.rules.dialect import DIALECTS, Outcome
 from daemon.rules.failure import Reason
-from daemon.rules.notice import CODES, Answer, Evidence, Outcome, read_answer, read_credits
+from daemon.rules.notice import Answer, Evidence, read_answer, read_credits
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 ID = "e7a6b9f3d91c93282a5bb2e610520e7f"
@@ -88,7 +89,7 @@ def test_every_code_of_every_kind(kind: str, gates: dict[int, str]) -> None:
         answer = ask(None, code=code, kind=kind)
         expected = {**gates, 403: "key"}.get(code, "odd" if code < 500 else "trouble")
         assert (answer.outcome.value, answer.code) == (expected, code), code
-    assert set(CODES) == set(KINDS)
+    assert set(DIALECTS) == set(KINDS)
 
 
 @pytest.mark.parametrize("code", [0, 200, 201, "200", None])

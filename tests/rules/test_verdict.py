@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from daemon.rules.dialect import Outcome
 from daemon.rules.lifecycle import Cause, State
-from daemon.rules.notice import Answer, Evidence, Outcome
+from daemon.rules.notice import Answer, Evidence
 from daemon.rules.schedule import HOUR, MINUTE, SECOND
 from daemon.rules.task import Task
 from daemon.rules.verdict import Verdict, judge_answer, judge_callback, judge_deadline

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Hindered, Reason, Refused, Trouble
 from daemon.rules.lifecycle import TRANSITIONS, Cause, State
-from daemon.rules.notice import Answer, Evidence, Outcome
+from daemon.rules.notice import Answer, Evidence
 from daemon.rules.schedule import HOUR
 from daemon.rules.task import COLUMNS, Task
 from daemon.rules.verdict import (

@@ -148,16 +148,16 @@ async def make_downloader(
 ) -> AsyncIterator[Callable[..., Downloader]]:
     """Build a downloader that may dial this machine, as (min_free, changes of `[download]`)."""
     policy = AddressPolicy(allow_http=True, allow_private=(ip_network("127.0.0.0/8"),))
-    async with file_session(policy, 5, 5, 8) as session:
+    async with file_session(lambda: policy, 5, 5, 8) as session:
 
         def make(
             min_free: int = 0, folder: Disk = disk, ledger: Store = store, **changes: object
         ) -> Downloader:
             section = Download(directory=folder.directory, **changes)  # type: ignore[arg-type]
             return Downloader(
-                *(ledger, session, policy, folder, gates),
-                section=section,
-                min_free_bytes=min_free,
+                *(ledger, session, lambda: policy, folder, gates),
+                section=lambda: section,
+                min_free_bytes=lambda: min_free,
                 now=now,
             )
 

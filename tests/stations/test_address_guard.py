@@ -90,7 +90,7 @@ async def fetch(
     """Get the first bytes of a file the way a download does."""
     async with (
         file_session(
-            policy, 0.3, 0.3, 1, tls=tls, resolver=names, open_socket=open_socket
+            lambda: policy, 0.3, 0.3, 1, tls=tls, resolver=names, open_socket=open_socket
         ) as session,
         get_file(session, link, policy, {}) as response,
     ):
@@ -198,7 +198,7 @@ async def test_one_bad_answer_keeps_every_socket_closed(answers: tuple[str, ...]
 async def test_a_name_that_moves_inside_is_refused_the_second_time() -> None:
     """An answer that was good once proves nothing about the next one."""
     names = Names("a.com", "127.0.0.1")
-    async with host() as port, file_session(LOOPBACK, 1, 1, 1, resolver=names) as session:
+    async with host() as port, file_session(lambda: LOOPBACK, 1, 1, 1, resolver=names) as session:
         link = f"http://a.com:{port}/"
         async with get_file(session, link, LOOPBACK, {}) as response:
             assert response.status == 200
@@ -228,7 +228,7 @@ async def test_the_systems_resolver_stands_behind_the_guard() -> None:
 async def test_the_socket_guard_holds_alone(answers: tuple[str, ...]) -> None:
     """Were the resolver's check blind, the last gate refuses, under happy eyeballs as well."""
     policy = replace(LOOPBACK, ports=frozenset({443}))
-    async with file_session(policy, 1, 1, 1) as session:
+    async with file_session(lambda: policy, 1, 1, 1) as session:
         assert isinstance(session.connector, aiohttp.TCPConnector)
         session.connector._resolver = Names("a.com", *answers)
         with pytest.raises(AddressRefused, match="not a public address"):
@@ -240,7 +240,7 @@ async def test_an_address_in_a_link_meets_the_socket_guard() -> None:
     """It never comes by the resolver. Outside customs the socket stays as closed as inside."""
     heard: list[bytes] = []
     policy = replace(STRICT, ports=frozenset(range(65536)))
-    async with host(heard=heard) as port, file_session(policy, 1, 1, 1) as session:
+    async with host(heard=heard) as port, file_session(lambda: policy, 1, 1, 1) as session:
         for link in (f"http://127.0.0.1:{port}/", f"http://[::ffff:127.0.0.1]:{port}/"):
             with pytest.raises(AddressRefused, match="not a public address"), customs():
                 await session.get(link)

@@ -9,21 +9,26 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from daemon.admin import Office, admin_app, guard_socket, guard_tcp
+from daemon.admin import admin_app, guard_socket, guard_tcp
 from daemon.client import Client, DaemonRefused, NoDaemon
 from daemon.config.sections import TcpEndpoint, UnixEndpoint
 from daemon.disk import Disk
 from daemon.gates import Gates
 from daemon.listeners import close, listen, private_runner
-from daemon.outbound import post_session
+from daemon.office import Office
+from daemon.outbound import api_session, file_session, post_session
+from daemon.provider import Provider
+from daemon.rules.address import AddressPolicy
 from daemon.rules.lifecycle import Cause
 from daemon.rules.schedule import Pace
 from daemon.rules.task import Tidings
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
+from daemon.submitter import Submitter
 
 NOW = 1_766_000_000_000
 DAY_MS = 86_400_000
+POLICY = AddressPolicy()
 DECLINED = Tidings(
     task_id="t1",
     cause=Cause.DECLINED,
@@ -79,17 +84,34 @@ async def office(store: Store, tmp_path: Path) -> AsyncIterator[Office]:
     """What the handlers work with."""
     disk = Disk(tmp_path / "videos", workers=1, file_mode=0o640, directory_mode=0o750)
     await disk.prepare()
-    yield Office(
-        store=store,
-        gates=Gates(lambda: NOW, lambda *_: None),
-        disk=disk,
-        min_free_bytes=1,
-        terms=Terms(Pace(1000, 1000, 1000), 1000, 1000, has_key=True),
-        retention_ms=14 * DAY_MS,
-        now=lambda: NOW,
-        ring=lambda: None,
-        answered_at=lambda: NOW - 5,
-    )
+    gates = Gates(lambda: NOW, lambda *_: None)
+    terms = Terms(Pace(1000, 1000, 1000), 1000, 1000, has_key=True)
+    async with (
+        api_session("http://127.0.0.1:9", lambda: None) as session,
+        file_session(lambda: POLICY, 1, 1, 1) as files,
+    ):
+        submitter = Submitter(
+            *(store, Provider(session, "sunoapi", gates, lambda: NOW, 1), files, gates),
+            policy=lambda: POLICY,
+            terms=lambda: terms,
+            retention_ms=lambda: 14 * DAY_MS,
+            callback_url=lambda: "https://mv.example.com/video-callback/token",
+            now=lambda: NOW,
+            ring=lambda: None,
+            ring_credits=lambda: None,
+        )
+        yield Office(
+            store=store,
+            gates=gates,
+            disk=disk,
+            submitter=submitter,
+            min_free_bytes=lambda: 1,
+            terms=lambda: terms,
+            retention_ms=lambda: 14 * DAY_MS,
+            now=lambda: NOW,
+            ring=lambda: None,
+            answered_at=lambda: NOW - 5,
+        )
     disk.close()
 
 
@@ -145,7 +167,12 @@ async def test_track_takes_the_good_ids_and_names_the_others(call: Call) -> None
         {"task_ids": ["x"], "label": ""},
         {"task_ids": ["x"], "label": "a\nb"},
         {"task_ids": ["x"], "unknown": 1},
-        {"music_task_id": "m", "audio_id": "a"},
+        {"music_task_id": "m"},
+        {"music_task_id": "m", "audio_id": 1},
+        {"music_task_id": "m", "audio_id": "a b"},
+        {"music_task_id": "m", "audio_id": "a", "author": "x" * 51},
+        {"music_task_id": "m", "audio_id": "a", "domain_name": "x" * 51},
+        {"music_task_id": "m", "audio_id": "a", "label": ""},
     ],
 )
 async def test_bad_input_is_a_422_with_a_sentence(call: Call, body: object) -> None:
@@ -226,7 +253,7 @@ async def test_status_shows_counts_gates_disk_and_quarantine(
 ) -> None:
     """One look tells how it stands."""
     await call("post", "/v1/tasks", {"task_ids": ["t1", "t2"]})
-    await store.quarantine(b"\xffodd", why="not JSON", remote="::1", content_type="", now=NOW)
+    await store.quarantine.keep(b"\xffodd", why="not JSON", remote="::1", content_type="", now=NOW)
     office.gates.close("key", "wrong key")
     office.remember_credits(12.5)
     status = await call("get", "/v1/status")
@@ -297,7 +324,7 @@ async def test_nobody_there_is_told_apart_from_a_refusal(tmp_path: Path) -> None
 
 
 async def _tcp(office: Office, token: str | None) -> tuple[web.AppRunner, str]:
-    guard = guard_tcp(frozenset({"127.0.0.1", "[::1]", "box.example"}), token)
+    guard = guard_tcp(lambda: frozenset({"127.0.0.1", "[::1]", "box.example"}), lambda: token)
     runner = private_runner(admin_app(office, guard))
     return runner, await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o600)
 

@@ -62,10 +62,10 @@ async def open_desk(
         rings: list[int] = []
         intake = Intake(store)
         receiver = Receiver(
-            section=config.callback,
-            tokens=(TOKEN, "the-older-token"),
-            has_key=has_key,
-            retention_ms=14 * DAY_MS,
+            section=lambda: config.callback,
+            tokens=lambda: (TOKEN, "the-older-token"),
+            has_key=lambda: has_key,
+            retention_ms=lambda: 14 * DAY_MS,
             intake=intake,
             store=store,
             now=lambda: time.time_ns() // 1_000_000,
@@ -189,7 +189,7 @@ async def test_what_cannot_be_read_is_kept_and_acknowledged(tmp_path: Path, body
     async with open_desk(tmp_path) as desk:
         assert (await desk.post(body))[0] == 200
         assert (await desk.post(body))[0] == 200
-        (held,) = await desk.store.held(10)
+        (held,) = await desk.store.quarantine.page(10)
     assert (held.body, held.copies, held.remote) == (body, 2, "127.0.0.1")
     assert held.id.startswith("quarantine-")
 
@@ -199,7 +199,7 @@ async def test_a_music_callback_is_quarantined(tmp_path: Path) -> None:
     async with open_desk(tmp_path) as desk:
         await desk.post({"code": 200, "data": {"callbackType": "complete", "task_id": "m1"}})
         assert await desk.store.task("m1") is None
-        (held,) = await desk.store.held(10)
+        (held,) = await desk.store.quarantine.page(10)
     assert "another kind" in held.why
 
 
@@ -218,12 +218,12 @@ async def test_a_signature_is_demanded_when_keys_are_set(tmp_path: Path) -> None
         assert await send(success("t1"), "new-key", now - 400) == 401
         assert await send({"code": 200}, "new-key", now) == 401
         assert await desk.store.counts() == dict.fromkeys(await desk.store.counts(), 0)
-        assert await desk.store.held(10) == []
+        assert await desk.store.quarantine.page(10) == []
         assert await send(success("t1"), "old-key", now - 200) == 200
         # A signed id that no provider uses is quarantined, like without signatures.
         odd = {"X-Webhook-Timestamp": str(now), "X-Webhook-Signature": sign("new-key", "a/b", now)}
         assert (await desk.post(success("a/b"), headers=odd))[0] == 200
-        assert len(await desk.store.held(10)) == 1
+        assert len(await desk.store.quarantine.page(10)) == 1
 
 
 async def test_callbacks_that_wait_together_are_committed_together(tmp_path: Path) -> None:
@@ -273,10 +273,10 @@ async def test_the_listener_can_be_a_unix_socket(tmp_path: Path) -> None:
         config = load(path, {}).config
         intake = Intake(store)
         receiver = Receiver(
-            section=config.callback,
-            tokens=(TOKEN,),
-            has_key=False,
-            retention_ms=DAY_MS,
+            section=lambda: config.callback,
+            tokens=lambda: (TOKEN,),
+            has_key=lambda: False,
+            retention_ms=lambda: DAY_MS,
             intake=intake,
             store=store,
             now=lambda: 0,
@@ -292,7 +292,7 @@ async def test_the_listener_can_be_a_unix_socket(tmp_path: Path) -> None:
         )
         assert b" 200 " in await reader.readline()
         writer.close()
-        (held,) = await store.held(1)
+        (held,) = await store.quarantine.page(1)
         mode = (await asyncio.to_thread((tmp_path / "in.sock").stat)).st_mode
         await close([runner])
     assert where == f"unix:{tmp_path / 'in.sock'}"

@@ -65,7 +65,7 @@ async def fetch(port: int) -> bytes:
     link = f"http://127.0.0.1:{port}/a{SIGNED}"
     body = b""
     async with (
-        file_session(LOOPBACK, 0.3, 0.3, 1) as session,
+        file_session(lambda: LOOPBACK, 0.3, 0.3, 1) as session,
         get_file(session, link, LOOPBACK, {}) as response,
     ):
         while chunk := await read_chunk(response, 0.5):
@@ -170,7 +170,7 @@ async def test_an_answer_is_read_to_its_limit_and_no_further() -> None:
     """A body of the permitted size is whole; one byte more is trouble."""
     async with (
         host(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234", b"56789") as port,
-        api_session(f"http://127.0.0.1:{port}", None) as session,
+        api_session(f"http://127.0.0.1:{port}", lambda: None) as session,
     ):
         assert await read_answer(await session.get("a"), 9) == b"123456789"
         with pytest.raises(Trouble, match="longer than 8 bytes"):
@@ -183,7 +183,7 @@ async def test_a_compressed_flood_is_cut_off() -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(flood)}\r\n\r\n"
     async with (
         host(head.encode() + flood) as port,
-        api_session(f"http://127.0.0.1:{port}/", None) as session,
+        api_session(f"http://127.0.0.1:{port}/", lambda: None) as session,
     ):
         with pytest.raises(Trouble, match="longer than 1048576 bytes"):
             await read_answer(await session.get("a"))
@@ -201,7 +201,7 @@ async def test_an_answer_that_breaks_off_is_trouble(acts: Sequence[bytes], reaso
     """Half an answer is none, and the whole call has one time limit."""
     async with (
         host(*acts) as port,
-        api_session(f"http://127.0.0.1:{port}/", None, 0.3) as session,
+        api_session(f"http://127.0.0.1:{port}/", lambda: None, 0.3) as session,
     ):
         with pytest.raises(Trouble) as caught:
             await read_answer(await session.get(f"a{SIGNED}"))

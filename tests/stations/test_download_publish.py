@@ -241,11 +241,13 @@ async def main():
     policy = AddressPolicy(allow_http=True, allow_private=(ip_network("127.0.0.0/8"),))
     disk = Disk(home / "videos", workers=2, file_mode=0o640, directory_mode=0o750)
     await disk.prepare()
-    async with open_store(home / "state") as store, file_session(policy, 5, 5, 4) as session:
+    store_at, session_at = open_store(home / "state"), file_session(lambda: policy, 5, 5, 4)
+    async with store_at as store, session_at as session:
         section = Download(directory=disk.directory)
         gates = Gates(lambda: 2, lambda *_: None)
         downloader = Downloader(
-            store, session, policy, disk, gates, section=section, min_free_bytes=0, now=lambda: 2
+            *(store, session, lambda: policy, disk, gates),
+            section=lambda: section, min_free_bytes=lambda: 0, now=lambda: 2
         )
         steps = {
             "wanted": downloader.fetch, "verified": downloader.publish, "stored": downloader.finish

@@ -24,10 +24,11 @@ from daemon.outbound import api_session, file_session, get_file
 from daemon.provider import Provider
 from daemon.queue import DownloadQueue, work
 from daemon.rules.address import AddressPolicy
+from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Reason, Refused, Trouble
 from daemon.rules.filename import name_partial
 from daemon.rules.lifecycle import Cause, State
-from daemon.rules.notice import Answer, Evidence, Notice, Outcome
+from daemon.rules.notice import Answer, Evidence, Notice
 from daemon.rules.schedule import API_FAILURES, HOUR, MINUTE, SECOND, Pace
 from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import Terms, judge_answer
@@ -64,7 +65,7 @@ async def test_headers_that_dribble_come_to_an_end() -> None:
     link = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v.mp4"
     networks = AddressPolicy(allow_http=True, allow_private=(ip_network("127.0.0.0/8"),))
     began = time.monotonic()
-    async with file_session(networks, 0.2, 0.5, 2) as session:
+    async with file_session(lambda: networks, 0.2, 0.5, 2) as session:
         with pytest.raises(Trouble) as trouble:
             async with get_file(session, link, networks, {}):
                 pass
@@ -146,7 +147,7 @@ async def test_one_wrong_id_is_no_trouble_of_the_api(gates: Gates, now: Now) -> 
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with api_session(url, Secret("key"), 2) as session:
+    async with api_session(url, lambda: Secret("key"), 2) as session:
         provider = Provider(session, "kie", gates, now, 1000)
         for _ in range(20):
             assert (await provider.ask("wrong")).outcome is Outcome.ODD
@@ -210,11 +211,12 @@ async def test_a_full_ledger_is_survived(
         asyncio.create_task(queue.feed(store, now, bell)),
         asyncio.create_task(
             work(
-                *(queue, store, {State.WANTED: step}, gates, TERMS),
+                *(queue, store, {State.WANTED: step}, gates, lambda: TERMS),
                 now=now,
                 bell=bell,
                 ring_questions=lambda: None,
                 freshest=False,
+                is_surplus=lambda: False,
             )
         ),
     ]
@@ -319,11 +321,12 @@ async def test_the_old_links_end_is_not_charged_to_the_new_one(
         asyncio.create_task(queue.feed(store, now, bell)),
         asyncio.create_task(
             work(
-                *(queue, store, {State.WANTED: step}, gates, TERMS),
+                *(queue, store, {State.WANTED: step}, gates, lambda: TERMS),
                 now=now,
                 bell=bell,
                 ring_questions=lambda: None,
                 freshest=False,
+                is_surplus=lambda: False,
             )
         ),
     ]

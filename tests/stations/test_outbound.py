@@ -52,7 +52,7 @@ def redirect(location: str, status: int = 302, more: str = "") -> bytes:
 async def fetch(link: str, headers: Mapping[str, str] | None = None) -> bytes:
     """Get a file the way a download does."""
     async with (
-        file_session(LOOPBACK, 1, 1, 1) as session,
+        file_session(lambda: LOOPBACK, 1, 1, 1) as session,
         get_file(session, link, LOOPBACK, headers or {}) as response,
     ):
         body = b""
@@ -103,7 +103,7 @@ async def test_the_last_answer_is_not_judged(status: int) -> None:
     head = f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nLocation: http://127.0.0.2/\r\n\r\n"
     async with (
         host(head.encode()) as port,
-        file_session(LOOPBACK, 1, 1, 1) as session,
+        file_session(lambda: LOOPBACK, 1, 1, 1) as session,
         get_file(session, f"http://127.0.0.1:{port}/", LOOPBACK, {}) as response,
     ):
         assert response.status == status
@@ -150,7 +150,7 @@ async def test_a_redirect_to_a_forbidden_address_is_not_followed() -> None:
 async def test_every_request_has_a_connection_of_its_own() -> None:
     """A connection that waits for reuse can be dead or poisoned, so none waits."""
     heard: list[bytes] = []
-    async with host(OK, heard=heard) as port, file_session(LOOPBACK, 1, 1, 1) as session:
+    async with host(OK, heard=heard) as port, file_session(lambda: LOOPBACK, 1, 1, 1) as session:
         for _ in range(2):
             link = f"http://127.0.0.1:{port}/"
             async with get_file(session, link, LOOPBACK, {}) as response:
@@ -161,7 +161,7 @@ async def test_every_request_has_a_connection_of_its_own() -> None:
 async def test_no_more_connections_are_open_than_allowed() -> None:
     """The second file waits for the first, however long that takes."""
     film = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n" + bytes(8_000_000)
-    async with host(film) as port, file_session(LOOPBACK, 0.2, 0.2, 1, 4096) as session:
+    async with host(film) as port, file_session(lambda: LOOPBACK, 0.2, 0.2, 1, 4096) as session:
         link = f"http://127.0.0.1:{port}/"
         async with get_file(session, link, LOOPBACK, {}):
             second = get_file(session, link, LOOPBACK, {})
@@ -186,7 +186,7 @@ async def test_the_key_goes_to_the_api_and_nowhere_else() -> None:
     async with (
         host(OK, heard=api) as port,
         host(OK, heard=other) as foreign,
-        api_session(f"http://127.0.0.1:{port}/v1", Secret("sk-1")) as session,
+        api_session(f"http://127.0.0.1:{port}/v1", lambda: Secret("sk-1")) as session,
     ):
         for path in ("task?id=1", "/credit"):
             assert await read_answer(await session.get(path)) == b"film"
@@ -206,7 +206,7 @@ async def test_an_api_that_redirects_is_trouble_and_takes_no_key_along() -> None
         hop = redirect(f"http://127.0.0.1:{foreign}/x?sig=SECRET", 307)
         async with (
             host(hop) as port,
-            api_session(f"http://127.0.0.1:{port}/", Secret("sk-1")) as session,
+            api_session(f"http://127.0.0.1:{port}/", lambda: Secret("sk-1")) as session,
         ):
             with pytest.raises(Trouble, match="base_url") as caught, customs():
                 await session.post("task", json={})
@@ -220,7 +220,7 @@ async def test_a_file_on_the_apis_own_host_is_fetched_without_the_key() -> None:
     heard: list[bytes] = []
     async with (
         host(OK, heard=heard) as port,
-        api_session(f"http://127.0.0.1:{port}", Secret("sk-1")) as session,
+        api_session(f"http://127.0.0.1:{port}", lambda: Secret("sk-1")) as session,
     ):
         await read_answer(await session.get("task"))
         await fetch(f"http://127.0.0.1:{port}/a.mp4")
@@ -233,7 +233,7 @@ async def test_without_a_key_none_is_sent() -> None:
     heard: list[bytes] = []
     async with (
         host(OK, heard=heard) as port,
-        api_session(f"http://127.0.0.1:{port}", None) as session,
+        api_session(f"http://127.0.0.1:{port}", lambda: None) as session,
     ):
         await read_answer(await session.get("task"))
     assert b"Authorization" not in heard[0]
@@ -255,7 +255,7 @@ async def test_proxies_and_passwords_of_the_environment_are_ignored(
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("NETRC", str(netrc))
         await fetch(f"http://127.0.0.1:{port}/a.mp4")
-        async with api_session(f"http://127.0.0.1:{port}", None) as session:
+        async with api_session(f"http://127.0.0.1:{port}", lambda: None) as session:
             await read_answer(await session.get("task"))
     assert len(heard) == 2
     assert not proxied

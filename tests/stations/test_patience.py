@@ -33,7 +33,9 @@ def sweep(store: Store, now: Now) -> Sweep:
         terms = Terms(pace=PACE, retry_first_ms=2000, retry_limit_ms=MINUTE, has_key=has_key)
         rung: list[bool] = []
         sweeping = asyncio.create_task(
-            wait_no_longer(store, terms, TRUST_AFTER, now, lambda: rung.append(True))
+            wait_no_longer(
+                store, lambda: terms, lambda: TRUST_AFTER, now, lambda: rung.append(True)
+            )
         )
         try:
             yield rung

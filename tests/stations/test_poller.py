@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from daemon import poller
 from daemon.bell import Bell
 from daemon.config.secret import Secret
+from daemon.config.sections import Provider as Section
 from daemon.gates import Gates
 from daemon.outbound import api_session
 from daemon.poller import Poller, watch_credits
@@ -53,11 +54,11 @@ def run(store: Store, simulator: Simulator, gates: Gates, now: Now) -> Run:
 
     @asynccontextmanager
     async def start(rate: float = 1000.0) -> AsyncIterator[Station]:
-        async with api_session(simulator.base_url, Secret("key"), 5) as session:
+        async with api_session(simulator.base_url, lambda: Secret("key"), 5) as session:
             station = Station(Provider(session, "sunoapi", gates, now, rate))
             asking = asyncio.create_task(
                 Poller(
-                    *(store, station.provider, TERMS, now),
+                    *(store, station.provider, lambda: TERMS, now),
                     bell=station.bell,
                     ring_downloads=station.ring_downloads,
                 ).run()
@@ -384,27 +385,35 @@ async def test_a_ledger_that_cannot_be_written_is_waited_for(
 
 
 async def test_low_credits_are_said_once(
-    simulator: Simulator, gates: Gates, now: Now, monkeypatch: pytest.MonkeyPatch
+    store: Store, simulator: Simulator, gates: Gates, now: Now, advance: Callable[[int], None]
 ) -> None:
     """At the crossing, and again only after they were higher; every balance is remembered."""
-    monkeypatch.setattr(poller, "CREDITS_EVERY_SECONDS", 0.03)
     seen: list[float] = []
+    bell, section = Bell(), Section(base_url="", api_key=Secret("key"), credits_low=20)
     with capture_logs() as logs:
-        async with api_session(simulator.base_url, Secret("key"), 5) as session:
+        async with api_session(simulator.base_url, lambda: Secret("key"), 5) as session:
             provider = Provider(session, "sunoapi", gates, now, 1000)
-            watching = asyncio.create_task(watch_credits(provider, 20, seen.append))
+            watching = asyncio.create_task(
+                watch_credits(
+                    store, provider, lambda: section, now, bell=bell, remember=seen.append
+                )
+            )
             for credits_left in (20, 19, 3, 500, 7):
                 simulator.credits = credits_left
                 before = len(seen)
 
                 async def seen_twice(before: int = before) -> bool:
+                    advance(10)
+                    bell.ring()
                     return len(seen) >= before + 2
 
                 await until(seen_twice)
             simulator.script_api(ApiFaults(codes=(500,), repeat=2))
+            bell.ring()
             await asyncio.sleep(0.1)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     assert list(dict.fromkeys(seen)) == [20, 19, 3, 500, 7]
     told = [log["credits"] for log in logs if log["event"] == "credits.low"]
     assert told == [19, 7]
+    assert {left for _, left in await store.balances(0)} == {20, 19, 3, 500, 7}

@@ -11,7 +11,8 @@ from daemon.config.secret import Secret
 from daemon.gates import Gates
 from daemon.outbound import api_session
 from daemon.provider import BURST, Provider
-from daemon.rules.notice import Evidence, Outcome
+from daemon.rules.dialect import Outcome
+from daemon.rules.notice import Evidence
 from daemon.rules.schedule import API_FAILURES, HOUR, MINUTE, SECOND
 from daemon.simulator.faults import ApiFaults, Faults, Reply
 from daemon.simulator.provider import Kind, SimulatorOptions
@@ -33,7 +34,7 @@ async def connect(
     simulator = Simulator(SimulatorOptions(kind=kind, api_key="key", credits=30), _refuse_post)
     async with (
         simulator.serve() as base_url,
-        api_session(base_url, Secret(key), 2) as session,
+        api_session(base_url, lambda: Secret(key), 2) as session,
     ):
         yield Provider(session, kind, gates, now, rate), simulator
 
@@ -271,7 +272,7 @@ async def test_a_host_that_is_gone_is_trouble_of_the_call(
     """Nothing is raised: a dead network is an answer of its own."""
     async with connect(gates, now) as (provider, _):
         pass
-    async with api_session("http://127.0.0.1:1", None, 1) as session:
+    async with api_session("http://127.0.0.1:1", lambda: None, 1) as session:
         provider = Provider(session, "kie", gates, now, 1000)
         for _ in range(API_FAILURES):
             await call(provider)

@@ -78,11 +78,12 @@ def open_hall(store: Store, gates: Gates, now: Now) -> Open:
         loops = [line.feed(store, now, hall.bell)]
         loops += [
             work(
-                *(line, store, {state: log(state) for state in steps}, gates, terms),
+                *(line, store, {state: log(state) for state in steps}, gates, lambda: terms),
                 now=now,
                 bell=hall.bell,
                 ring_questions=hall.ring_questions,
                 freshest=number == 1,
+                is_surplus=lambda: False,
             )
             for number in range(workers)
         ]
@@ -336,7 +337,7 @@ async def test_a_full_disk_pauses_downloads_and_room_lets_them_go_on(
             task = await store.task(task_id)
             assert task is not None
             assert (task.state, task.attempts, task.failures) == ("wanted", 0, 0)
-        downloader._min_free_bytes = 0
+        downloader._min_free_bytes = lambda: 0
         advance(10 * SECOND)
         gates._bell.ring()
         for task_id in task_ids:

@@ -205,7 +205,7 @@ async def test_the_same_bytes_are_quarantined_once(store: Store) -> None:
     """A repeated unreadable callback raises a number; nothing of the first one changes."""
 
     async def keep(body: bytes, now: int) -> tuple[str, int, int]:
-        held = await store.quarantine(
+        held = await store.quarantine.keep(
             body, why="not JSON", remote="::1", content_type="text/plain", now=now
         )
         return held.id, held.copies, held.received_at
@@ -214,9 +214,9 @@ async def test_the_same_bytes_are_quarantined_once(store: Store) -> None:
     assert await keep(b"{", NOW + 1) == (first[0], 2, NOW)
     for number in range(3):
         await keep(b"%d" % number, NOW + 2)
-    page = await store.held(2)
+    page = await store.quarantine.page(2)
     assert [held.body for held in page] == [b"2", b"1"]
-    rest = await store.held(9, before_number=page[-1].number)
+    rest = await store.quarantine.page(9, before_number=page[-1].number)
     assert [(held.body, held.copies, held.why) for held in rest] == [
         (b"0", 1, "not JSON"),
         (b"{", 2, "not JSON"),
@@ -287,7 +287,7 @@ async def test_a_cancelled_call_leaves_no_transaction_behind(store: Store, hops:
         lambda: store.settle(task, NOW, lambda _: wanted),
         lambda: store.claim("a", NOW),
         lambda: store.record_progress("a", "0-1", None, None),
-        lambda: store.quarantine(b"x", why="", remote="", content_type="", now=NOW),
+        lambda: store.quarantine.keep(b"x", why="", remote="", content_type="", now=NOW),
         lambda: store.tasks(limit=1000),
         store.release_claims,
         store.tidy,

@@ -1,0 +1,335 @@
+"""What the owner may see and ask for: the handlers of the admin API.
+
+Rule: handlers take and return the Structs of `views`, of which the OpenAPI document is made, and
+every error has one shape.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from daemon.disk import Disk
+from daemon.gates import Gates
+from daemon.rules.failure import Hindered, Reason
+from daemon.rules.lifecycle import State
+from daemon.rules.notice import TASK_ID
+from daemon.rules.submission import TEXT_LIMIT, Next, Wish
+from daemon.rules.task import Task
+from daemon.rules.verdict import Terms, judge_forget, judge_retry
+from daemon.store import Store
+from daemon.submitter import Submitter
+from daemon.views import (
+    Balance,
+    BalancePage,
+    BalanceQuery,
+    DiskView,
+    HeldPage,
+    HistoryPage,
+    PageQuery,
+    Problem,
+    ProblemView,
+    Rejected,
+    RetryRequest,
+    StatusView,
+    SubmitRequest,
+    TaskPage,
+    TaskQuery,
+    Tracked,
+    TrackRequest,
+    show_time,
+    view_gate,
+    view_held,
+    view_history,
+    view_task,
+)
+
+IDS_LIMIT: Final = 1_000
+LABEL_LIMIT: Final = 200
+UNKNOWN_ID: Final = "a task id has 1 to 128 letters, digits or _ . : -"
+
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+_GIVEN_ID = re.compile(r"[!-~]{1,128}")
+
+T = TypeVar("T")
+Query = TypeVar("Query", bound=msgspec.Struct)
+
+
+class Refusal(Exception):
+    """A request that cannot be granted; becomes the error's body."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.response = problem(status, code, message)
+
+
+@dataclass(slots=True, kw_only=True)
+class Office:
+    """What the handlers need to know."""
+
+    store: Store
+    gates: Gates
+    disk: Disk
+    submitter: Submitter
+    min_free_bytes: Callable[[], int]
+    terms: Callable[[], Terms]
+    retention_ms: Callable[[], int]
+    now: Callable[[], int]
+    ring: Callable[[], None]
+    answered_at: Callable[[], int | None]
+    credits_left: float | None = None
+    stopping: bool = False
+
+    def remember_credits(self, credits_left: float) -> None:
+        """Keep the balance for the next who asks."""
+        self.credits_left = credits_left
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """Return 200: the process is alive."""
+        return answer({"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """Return 200, or 503 while the store cannot be written or we are stopping."""
+        if self.stopping or not await self.store.writable():
+            return problem(503, "unavailable", "not ready")
+        return answer({"status": "ok"})
+
+    async def status(self, _: web.Request) -> web.Response:
+        """Return how it stands."""
+        oldest_at, deadline_at, quarantined = await self.store.outlook()
+        return answer(
+            StatusView(
+                counts=await self.store.counts(),
+                oldest_waiting_at=show_time(oldest_at),
+                next_deadline_at=show_time(deadline_at),
+                gates=[view_gate(shut) for shut in self.gates.shut()],
+                disk=await self._disk(),
+                quarantined=quarantined,
+                credits=self.credits_left,
+                provider_answered_at=show_time(self.answered_at()),
+            )
+        )
+
+    async def _disk(self) -> DiskView | None:
+        try:
+            free_bytes = await self.disk.free_bytes()
+        except Hindered:
+            return None
+        return DiskView(str(self.disk.directory), free_bytes, self.min_free_bytes())
+
+    async def tasks(self, request: web.Request) -> web.Response:
+        """Return a page of tasks."""
+        query = read_query(request, TaskQuery)
+        for state in query.state:
+            if state not in set(State):
+                known = ", ".join(State)
+                raise Refusal(422, "bad_state", f"no state is called {state[:40]!r}: use {known}")
+        tasks = await self.store.tasks(query.state, query.limit, query.after)
+        more = str(tasks[-1].id) if len(tasks) == query.limit else None
+        return answer(TaskPage([view_task(task) for task in tasks], more))
+
+    async def export(self, request: web.Request) -> web.Response:
+        """Return a page of tasks with their histories."""
+        query = read_query(request, PageQuery)
+        tasks = await self.store.tasks((), query.limit, query.after)
+        steps = await self.store.histories([task.task_id for task in tasks])
+        more = str(tasks[-1].id) if len(tasks) == query.limit else None
+        shown = [view_history(task, steps.get(task.task_id, [])) for task in tasks]
+        return answer(HistoryPage(shown, more))
+
+    async def task(self, request: web.Request) -> web.Response:
+        """Return one task with its history."""
+        task = await self._find(request)
+        return answer(view_history(task, await self.store.history(task.task_id)))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Adopt tasks that were submitted elsewhere, or submit one."""
+        body = await _read_json(request)
+        if isinstance(body, dict) and "task_ids" not in body and "music_task_id" in body:
+            return await self._submit(_convert(body, SubmitRequest))
+        return await self._track(_convert(body, TrackRequest))
+
+    async def _track(self, wish: TrackRequest) -> web.Response:
+        """The provider is asked about them at once."""
+        if not 0 < len(wish.task_ids) <= IDS_LIMIT:
+            raise Refusal(422, "invalid", f"task_ids takes 1 to {IDS_LIMIT} ids")
+        _check_label(wish.label)
+        good = [task_id for task_id in wish.task_ids if TASK_ID.fullmatch(task_id)]
+        rejected = [
+            Rejected(task_id[:200], UNKNOWN_ID)
+            for task_id in wish.task_ids
+            if not TASK_ID.fullmatch(task_id)
+        ]
+        now = self.now()
+        tasks, new = await self.store.adopt(
+            dict.fromkeys(good),
+            source="track",
+            label=wish.label,
+            now=now,
+            deadline_at=now + self.retention_ms(),
+            ask_at=now if self.terms().has_key else None,
+        )
+        self.ring()
+        return answer(Tracked([view_task(task) for task in tasks], rejected), 202 if new else 200)
+
+    async def _submit(self, asked: SubmitRequest) -> web.Response:
+        """Check what the provider would check, record the wish, send it, tell what came of it."""
+        _check_label(asked.label)
+        for name in ("music_task_id", "audio_id"):
+            if not _GIVEN_ID.fullmatch(getattr(asked, name)):
+                raise Refusal(422, f"bad_{name}", f"{name} has 1 to 128 characters without blanks")
+        for name in ("author", "domain_name"):
+            text = getattr(asked, name)
+            if text is not None and not (len(text) <= TEXT_LIMIT and text.isprintable()):
+                allowed = f"the provider takes at most {TEXT_LIMIT} printable ones"
+                told = f"{name} has {len(text)} characters, and {allowed}"
+                raise Refusal(422, f"bad_{name}", told)
+        if not self.terms().has_key:
+            raise Refusal(422, Reason.UNAUTHORIZED, "provider.api_key is not set")
+        wish = Wish(
+            music_task_id=asked.music_task_id,
+            audio_id=asked.audio_id,
+            author=asked.author,
+            domain_name=asked.domain_name,
+        )
+        objection = await self.submitter.check(wish) if asked.check else None
+        if objection is not None:
+            raise Refusal(409, "check_failed", f"nothing was submitted: {objection}")
+        done = await self.submitter.submit(wish, source="submit", label=asked.label)
+        decision = done.decision
+        if decision is not None and decision.next is Next.FAIL:
+            told = decision.message or "the provider refused without a word"
+            raise Refusal(422, decision.reason or Reason.PROVIDER_ERROR, told)
+        return answer(Tracked([view_task(done.task)]), 200 if done.known_before else 202)
+
+    async def retry(self, request: web.Request) -> web.Response:
+        """Ask and fetch again, now; send an open submit again."""
+        task = await self._find(request)
+        wish = RetryRequest()
+        if request.can_read_body:
+            wish = _convert(await _read_json(request), RetryRequest)
+        now, terms = self.now(), self.terms()
+        task, verdict = await self.store.settle(
+            task, now, lambda newest: judge_retry(newest, now, terms, force=wish.force)
+        )
+        if verdict is None:
+            told = f"{task.task_id} was pruned on purpose; --force fetches it again"
+            raise Refusal(409, task.state, told)
+        if task.has_local_id:
+            await self.submitter.send_again(task)
+        elif task.state == State.EXPECTED and not terms.has_key and task.link is not None:
+            # Without a key the link at hand is all there is.
+            task, _ = await self.store.settle(
+                task, now, lambda newest: judge_retry(newest, now, terms)
+            )
+        self.gates.probe_now()
+        self.ring()
+        return answer(view_task(task), 202)
+
+    async def forget(self, request: web.Request) -> web.Response:
+        """Acknowledge a task: nobody is asked about it any more."""
+        task = await self._find(request)
+        now = self.now()
+        task, verdict = await self.store.settle(task, now, lambda newest: judge_forget(newest, now))
+        if verdict is None:
+            told = (
+                f"{task.task_id} is {task.state}: only expected, failed and lost can be forgotten"
+            )
+            raise Refusal(409, task.state, told)
+        return answer(view_task(task))
+
+    async def balances(self, request: web.Request) -> web.Response:
+        """Return what the provider said was left, and the last balance before `since`."""
+        query = read_query(request, BalanceQuery)
+        found = await self.store.balances(query.since)
+        return answer(BalancePage([Balance(show_time(at) or "", left) for at, left in found]))
+
+    async def quarantine(self, request: web.Request) -> web.Response:
+        """Return a page of callbacks that could not be read."""
+        query = read_query(request, PageQuery)
+        held = await self.store.quarantine.page(query.limit, query.after)
+        more = str(held[-1].number) if len(held) == query.limit else None
+        return answer(HeldPage([view_held(one) for one in held], more))
+
+    async def held(self, request: web.Request) -> web.Response:
+        """Return one callback that could not be read."""
+        held_id = request.match_info["held_id"]
+        held = await self.store.quarantine.one(held_id)
+        if held is None:
+            raise _not_held(held_id)
+        return answer(view_held(held))
+
+    async def forget_held(self, request: web.Request) -> web.Response:
+        """Acknowledge a callback that could not be read."""
+        held_id = request.match_info["held_id"]
+        held = await self.store.quarantine.forget(held_id, self.now())
+        if held is None:
+            raise _not_held(held_id)
+        return answer(view_held(held))
+
+    async def _find(self, request: web.Request) -> Task:
+        task_id = request.match_info["task_id"]
+        task = await self.store.task(task_id)
+        if task is None:
+            raise Refusal(404, "unknown_task", f"the ledger has no task {task_id[:200]}")
+        return task
+
+
+def answer(body: object, status: int = 200) -> web.Response:
+    """Return a JSON response."""
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type="application/json"
+    )
+
+
+def problem(status: int, code: str, message: str) -> web.Response:
+    """Return an error in the one shape that all have."""
+    return answer(ProblemView(Problem(code, message)), status)
+
+
+def read_query(request: web.Request, kind: type[Query]) -> Query:
+    """Read the query string as a Struct; a list takes several keys and commas.
+
+    Raises:
+        Refusal: a value makes no sense.
+    """
+    given: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        texts = request.query.getall(field.name, [])
+        if texts and field.type == tuple[str, ...]:
+            given[field.name] = [part for text in texts for part in text.split(",")]
+        elif texts and not _NUMBER.fullmatch(texts[-1]):
+            raise Refusal(422, "invalid", f"{field.name} is a whole number without a sign")
+        elif texts:
+            given[field.name] = int(texts[-1])
+    try:
+        # Not strict: a tuple is given as a list.
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, "invalid", f"the query: {error}") from None
+
+
+def _not_held(held_id: str) -> Refusal:
+    return Refusal(404, "unknown_callback", f"the quarantine has no {held_id[:200]}")
+
+
+def _check_label(label: str | None) -> None:
+    if label is not None and not (0 < len(label) <= LABEL_LIMIT and label.isprintable()):
+        raise Refusal(422, "bad_label", f"a label has 1 to {LABEL_LIMIT} printable characters")
+
+
+async def _read_json(request: web.Request) -> object:
+    try:
+        return msgspec.json.decode(await request.read())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(422, "invalid", f"the body cannot be read: {error}") from None
+
+
+def _convert(body: object, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, "invalid", f"the body cannot be read: {error}") from None
