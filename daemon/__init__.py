@@ -2,14 +2,14 @@
 
 The river, and the files along it::
 
-    POST /video-callback/<token>                       track (command line, admin API)
-            |  callback, rules/notice                          |  admin
-            v                                                  v
+    POST /video-callback/<token>              submit, track (command line, admin API), gateway
+            |  callback, rules/notice                |  office, submitter, gateway
+            v                                        v
           store  <--- one durable commit, many callbacks in it, then 200
             |
        EXPECTED --poller asks--> WANTED --download--> VERIFIED --publish--> STORED --finish--> DONE
-          ^                        |
-          +------ link dead -------+        FAILED (the provider says so)   LOST (proved)
+          ^                        |                                          |
+          +------ link dead -------+   FAILED, LOST (proved) --outbox, courier--> the application
 
 A callback is a hint and the provider's answer is the truth, so polling is not a second machine: a
 callback makes the question due now, silence makes it due later.
