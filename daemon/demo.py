@@ -6,11 +6,11 @@ over real sockets, and the end is judged from the files on the disk and the daem
 
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 
 import click
 
-from daemon.client import Client, NoDaemon
+from daemon.client import Client, DaemonRefused, NoDaemon
 from daemon.display import size
 
 API_KEY: Final = "demo-key-of-the-simulated-provider"
@@ -32,7 +32,8 @@ _CONFIGURATION: Final = """\
 state_dir = "state"
 
 [callback]
-listen = "127.0.0.1:0"
+listen = "127.0.0.1:{port}"
+public_url = "http://127.0.0.1:{port}/video-callback"
 tokens = ["{token}"]
 
 [provider]
@@ -83,7 +84,7 @@ def run_demo(directory: Path | None) -> int:
     try:
         with ExitStack() as stack:
             _play(folder.resolve(), stack)
-    except (DemoFailed, NoDaemon) as failure:
+    except (DemoFailed, DaemonRefused, NoDaemon) as failure:
         click.echo(f"\nnot as promised: {failure}\nthe logs are in {folder}", err=True)
         return 1
     return 0
@@ -95,14 +96,16 @@ def _play(folder: Path, stack: ExitStack) -> None:
     base_url = _wait_for(provider, _find_url)
     settings = folder / "config.toml"
     settings.touch(0o600)
-    settings.write_text(_CONFIGURATION.format(token=TOKEN, provider=base_url, key=API_KEY))
+    settings.write_text(
+        _CONFIGURATION.format(token=TOKEN, provider=base_url, key=API_KEY, port=_find_port())
+    )
     daemon = stack.enter_context(_started(folder, "daemon.log", ["-c", str(settings), "serve"]))
-    callback = _wait_for(daemon, _find_callback)
-    click.echo("2. an application asks the provider for four videos, and the ids are tracked")
-    acts = {_generate(base_url, act, f"{callback}/{TOKEN}"): act for act in ACTS}
+    _wait_for(daemon, _find_ready)
+    click.echo(
+        "2. four videos are asked for; each wish is recorded before the provider hears of it"
+    )
     client = Client(folder / "state" / "admin.sock")
-    for task_id, act in acts.items():
-        client.post("/v1/tasks", {"task_ids": [task_id], "label": act.label})
+    acts = {_submit(client, act): act for act in ACTS}
     click.echo("3. the provider renders, calls back (or not), and the videos are fetched")
     _watch(client, acts)
     click.echo("4. what is on the disk")
@@ -161,25 +164,20 @@ def _find_url(log: str) -> str | None:
     return next((word for word in log.split() if word.startswith("http://")), None)
 
 
-def _find_callback(log: str) -> str | None:
-    for line in log.splitlines():
-        if '"daemon.ready"' in line:
-            return str(json.loads(line)["callback"])
-    return None
+def _find_ready(log: str) -> str | None:
+    return next((line for line in log.splitlines() if '"daemon.ready"' in line), None)
 
 
-def _generate(base_url: str, act: Act, callback_url: str) -> str:
-    body = {"taskId": "demo-music", "audioId": act.audio_id, "callBackUrl": callback_url}
-    request = urllib.request.Request(  # noqa: S310 - the simulator, on loopback
-        f"{base_url}/api/v1/mp4/generate",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
-        answer = json.load(response)
-    if answer["code"] != 200:  # noqa: PLR2004 - the provider's code for success
-        raise DemoFailed(f"the simulated provider refused: {answer['msg']}")
-    return str(answer["data"]["taskId"])
+def _submit(client: Client, act: Act) -> str:
+    wish = {"music_task_id": "demo-music", "audio_id": act.audio_id, "label": act.label}
+    return str(client.submit(wish)["task_id"])
+
+
+def _find_port() -> int:
+    """Return a port that is free now: the provider has to be told where to call."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def _watch(client: Client, acts: Mapping[str, Act]) -> None:
