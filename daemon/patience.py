@@ -7,12 +7,13 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from daemon.rules.schedule import PROOF_APART_MS
+from daemon.rules.schedule import MINUTE, PROOF_APART_MS
 from daemon.rules.verdict import Terms, judge_deadline, judge_silence
 from daemon.store import Store, StoreFailed, survive
 
 BATCH = 100
 LONGEST_PAUSE_MS = 30_000
+GRACE_MS = 10 * MINUTE
 
 
 async def wait_no_longer(
@@ -21,13 +22,21 @@ async def wait_no_longer(
     trust_link_after_ms: Callable[[], int],
     now: Callable[[], int],
     ring_downloads: Callable[[], None],
+    *,
+    grace_ms: int = GRACE_MS,
 ) -> None:
-    """Sweep for ever: use links that nobody confirms, and declare lost what is proved lost."""
+    """Sweep for ever: use links that nobody confirms, and declare lost what is proved lost.
+
+    Silence while this process was not there proves nothing: before a link is used unconfirmed, the
+    provider has `grace_ms` to answer the questions of a new process.
+    """
+    began = now()
     while True:
         patience_ms = trust_link_after_ms()
+        heard_out = now() - began >= min(patience_ms, grace_ms)
         pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))
         try:
-            if terms().has_key:
+            if terms().has_key and heard_out:
                 await _trust_links(store, now(), patience_ms, ring_downloads)
             await _declare_lost(store, now(), terms())
         except StoreFailed as failure:

@@ -29,12 +29,13 @@ def sweep(store: Store, now: Now) -> Sweep:
     """Sweep once after the block; yields how often downloads were rung."""
 
     @asynccontextmanager
-    async def start(*, has_key: bool = True) -> AsyncIterator[list[bool]]:
+    async def start(*, has_key: bool = True, grace_ms: int = 0) -> AsyncIterator[list[bool]]:
         terms = Terms(pace=PACE, retry_first_ms=2000, retry_limit_ms=MINUTE, has_key=has_key)
         rung: list[bool] = []
         sweeping = asyncio.create_task(
             wait_no_longer(
-                store, lambda: terms, lambda: TRUST_AFTER, now, lambda: rung.append(True)
+                *(store, lambda: terms, lambda: TRUST_AFTER, now, lambda: rung.append(True)),
+                grace_ms=grace_ms,
             )
         )
         try:
@@ -53,6 +54,20 @@ async def state_of(store: Store, task_id: str = "a") -> str:
     task = await store.task(task_id)
     assert task is not None
     return task.state
+
+
+async def test_the_provider_may_answer_a_new_process_first(
+    store: Store, plant: Plant, sweep: Sweep, advance: Advance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hours in which the daemon was not there are no silence of the provider."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_MS", 0)
+    await plant("a", hint="https://x", hint_at=START - TRUST_AFTER, ask_at=START - TRUST_AFTER)
+    async with sweep(grace_ms=10 * MINUTE):
+        await asyncio.sleep(0.1)
+        assert await state_of(store) == "expected"
+        advance(10 * MINUTE)
+        await asyncio.sleep(0.6)
+    assert await state_of(store) == "wanted"
 
 
 async def test_a_hint_that_nobody_confirms_is_tried_in_the_end(
