@@ -15,6 +15,7 @@ import structlog
 from daemon.bell import Bell, sleep_until
 from daemon.outbound import Session, file_session, post_message
 from daemon.outbox import Message
+from daemon.rounds import go_round
 from daemon.rules.address import AddressPolicy, AddressRefused, without_query
 from daemon.rules.failure import Reason, StepFailed, Trouble
 from daemon.rules.notice import sign
@@ -61,18 +62,9 @@ class Courier:
 
     async def run(self) -> None:
         """Deliver for ever."""
-        room = asyncio.Semaphore(AT_ONCE)
-        async with asyncio.TaskGroup() as ways:
-            while True:
-                await room.acquire()
-                try:
-                    message = await self._take()
-                except StoreFailed as failure:
-                    await asyncio.sleep(survive(failure) / 1000)
-                    room.release()
-                    continue
-                way = ways.create_task(self._deliver(message), name=f"tell {message.task_id}")
-                way.add_done_callback(lambda _: room.release())
+        await go_round(
+            AT_ONCE, self._take, self._deliver, lambda message: f"tell {message.task_id}"
+        )
 
     async def _take(self) -> Message:
         while True:

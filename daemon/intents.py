@@ -119,6 +119,19 @@ class Intents:
             (send_at, doubts, unheard, intent.id),
         )
 
+    async def twin(self, intent: Intent) -> str | None:
+        """Return the id of the newest other video of the same track that we know of."""
+        rows = await self._fetch(
+            """
+            SELECT task.task_id FROM submission JOIN task ON task.id = submission.task
+            WHERE submission.music_task_id = ? AND submission.audio_id = ? AND submission.id <> ?
+                  AND task.task_id <> submission.local_id
+            ORDER BY submission.id DESC LIMIT 1
+            """,
+            (intent.music_task_id, intent.audio_id, intent.id),
+        )
+        return rows[0][0] if rows else None
+
     async def reopen(self, intent: Intent, now: int) -> None:
         """Send one again, with new patience: a person asks for it.
 

@@ -17,9 +17,10 @@ from daemon.gates import Gates
 from daemon.rules.failure import Hindered, Reason
 from daemon.rules.lifecycle import State
 from daemon.rules.notice import TASK_ID
+from daemon.rules.request import judge_forget, judge_retry
 from daemon.rules.submission import TEXT_LIMIT, Next, Wish
 from daemon.rules.task import Task
-from daemon.rules.verdict import Terms, judge_forget, judge_retry
+from daemon.rules.verdict import Terms, Verdict
 from daemon.store import Store
 from daemon.submitter import Submitter
 from daemon.views import (
@@ -49,7 +50,9 @@ from daemon.views import (
 
 IDS_LIMIT: Final = 1_000
 LABEL_LIMIT: Final = 200
-UNKNOWN_ID: Final = "a task id has 1 to 128 letters, digits or _ . : -"
+UNKNOWN_ID: Final = (
+    "a task id has 1 to 128 letters, digits or _ . : - and is the provider's (submit-... is ours)"
+)
 
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
@@ -231,14 +234,17 @@ class Office:
 
     async def forget(self, request: web.Request) -> web.Response:
         """Acknowledge a task: nobody is asked about it any more."""
-        task = await self._find(request)
+        seen = await self._find(request)
         now = self.now()
-        task, verdict = await self.store.settle(task, now, lambda newest: judge_forget(newest, now))
+
+        def decide(newest: Task) -> Verdict | None:
+            # A wish that got its id meanwhile is a video that is being made.
+            return judge_forget(newest, now) if newest.task_id == seen.task_id else None
+
+        task, verdict = await self.store.settle(seen, now, decide)
         if verdict is None:
-            told = (
-                f"{task.task_id} is {task.state}: only expected, failed and lost can be forgotten"
-            )
-            raise Refusal(409, task.state, told)
+            told = "only what is expected, failed or lost can be forgotten"
+            raise Refusal(409, task.state, f"{task.task_id} is {task.state}: {told}")
         return answer(view_task(task))
 
     async def balances(self, request: web.Request) -> web.Response:

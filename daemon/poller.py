@@ -13,6 +13,7 @@ import structlog
 from daemon.bell import Bell, sleep_until
 from daemon.config.sections import Provider as Section
 from daemon.provider import Provider
+from daemon.rounds import go_round
 from daemon.rules.notice import Answer
 from daemon.rules.schedule import HOUR
 from daemon.rules.task import Task
@@ -54,22 +55,13 @@ class Poller:
 
     async def run(self) -> None:
         """Ask for ever."""
-        room = asyncio.Semaphore(AT_ONCE)
-        async with asyncio.TaskGroup() as questions:
-            while True:
-                await room.acquire()
-                try:
-                    await self._wait_until_due()
-                    await self._provider.permit()
-                    task = await self._take()
-                except StoreFailed as failure:
-                    await asyncio.sleep(survive(failure) / 1000)
-                    task = None
-                if task is None:
-                    room.release()
-                    continue
-                question = questions.create_task(self._ask(task), name=f"ask {task.task_id}")
-                question.add_done_callback(lambda _: room.release())
+
+        async def take() -> Task | None:
+            await self._wait_until_due()
+            await self._provider.permit()
+            return await self._take()
+
+        await go_round(AT_ONCE, take, self._ask, lambda task: f"ask {task.task_id}")
 
     async def _wait_until_due(self) -> None:
         while True:
@@ -120,7 +112,9 @@ class Poller:
 
     async def _renew(self, task: Task, answer: Answer) -> str | None:
         """Ask for a short-lived link where the host refused the one that the answer names again."""
-        if not (self._provider.renews_links and wants_fresh_link(task, answer)):
+        wanted = self._provider.renews_links and wants_fresh_link(task, answer)
+        # An answer is at hand: it does not wait for a gate.
+        if not wanted or self._provider.is_held_back:
             return None
         await self._provider.permit()
         return await self._provider.renew(task.link or "")

@@ -143,6 +143,11 @@ class Provider:
         return found
 
     @property
+    def is_held_back(self) -> bool:
+        """Whether a gate keeps questions waiting."""
+        return any(self._gates.is_shut(name) for name in QUERY_GATES)
+
+    @property
     def renews_links(self) -> bool:
         """Whether this provider makes fresh links out of refused ones."""
         return self._dialect.fresh_link_path is not None

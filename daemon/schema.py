@@ -154,6 +154,7 @@ _SECOND = (
     ) STRICT
     """,
     "CREATE INDEX submission_of_task ON submission (task)",
+    "CREATE INDEX submission_of_track ON submission (music_task_id, audio_id)",
     "CREATE INDEX submission_to_send ON submission (send_at) WHERE send_at IS NOT NULL",
     "CREATE INDEX submission_on_its_way ON submission (calling) WHERE calling = 1",
     """

@@ -17,13 +17,15 @@ ALL: Final = ", ".join(COLUMNS)
 ADOPT: Final = f"""
 INSERT INTO task (task_id, label, state, cause, source, created_at, updated_at, deadline_at,
                   ask_at, asked_since)
-SELECT value, :label, (SELECT after FROM transition WHERE cause = 'adopted' AND before = ''),
+SELECT COALESCE((SELECT task_id FROM intent WHERE local_id = value), value), :label,
+       (SELECT after FROM transition WHERE cause = 'adopted' AND before = ''),
        'adopted', :source, :now, :now, :deadline_at, :ask_at, :now
 FROM json_each(:ids) WHERE true
 ON CONFLICT (task_id) DO UPDATE SET
     label = COALESCE(excluded.label, label),
     previous_state = state,
-    ask_at = iif(forgotten_at IS NULL, ask_at, excluded.ask_at),
+    -- A wish that has no id yet is sent, and never asked about.
+    ask_at = iif(forgotten_at IS NULL OR task_id LIKE 'submit-%', ask_at, excluded.ask_at),
     asked_since = iif(forgotten_at IS NULL, asked_since, excluded.asked_since),
     forgotten_at = NULL,
     version = version + 1

@@ -230,8 +230,7 @@ class Store:
             """
             UPDATE task SET ask_at = :now, asked_since = :now, version = version + 1
             WHERE ask_at IS NULL AND state IN ('expected', 'wanted') AND forgotten_at IS NULL
-                  AND NOT EXISTS (SELECT 1 FROM submission
-                                  WHERE task = task.id AND settled_at IS NULL)
+                  AND NOT EXISTS (SELECT 1 FROM submission WHERE local_id = task_id)
             """,
             {"now": now},
         )
@@ -258,13 +257,17 @@ class Store:
     async def due_questions(self, now: int, limit: int, *, freshest: bool) -> list[Task]:
         """Return tasks that the provider should be asked about, the longest overdue first."""
         order = "DESC" if freshest else "ASC"
-        return await self._tasks(f"WHERE ask_at <= ? ORDER BY ask_at {order} LIMIT ?", (now, limit))
+        return await self._tasks(
+            f"WHERE ask_at <= ? AND forgotten_at IS NULL ORDER BY ask_at {order} LIMIT ?",
+            (now, limit),
+        )
 
     async def next_due(self) -> tuple[int | None, int | None]:
         """Return when the next question and the next unclaimed download step fall due."""
         rows = await self._fetch(
             f"""
-            SELECT (SELECT min(ask_at) FROM task WHERE ask_at IS NOT NULL),
+            SELECT (SELECT min(ask_at) FROM task
+                    WHERE ask_at IS NOT NULL AND forgotten_at IS NULL),
                    (SELECT min(fetch_at) FROM task
                     WHERE {_STEPPING} AND claimed_at IS NULL)
             """,

@@ -9,7 +9,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -18,6 +18,7 @@ from daemon.bell import Bell, sleep_until
 from daemon.gates import Gates
 from daemon.outbound import Session, get_file
 from daemon.provider import SUBMIT_GATES, Provider, Reply
+from daemon.rounds import go_round
 from daemon.rules.address import AddressPolicy, AddressRefused
 from daemon.rules.failure import Reason, Refused, StepFailed
 from daemon.rules.lifecycle import Cause
@@ -178,10 +179,9 @@ class Submitter:
         self._bell.ring()
         try:
             if not patient or not self._is_paused():
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await waiter
-        except TimeoutError:
-            if not patient:
+                # A timeout around the future would cancel it.
+                await asyncio.wait({waiter}, timeout=ANSWER_SECONDS)
+            if not patient and not waiter.done():
                 await self._withdraw(intent)
         finally:
             del self._waiting[intent.id]
@@ -220,22 +220,13 @@ class Submitter:
         Two lanes, for a gate that holds back the second must not hold back the first.
         """
         gates = _FIRST_GATES if first else SUBMIT_GATES
-        room = asyncio.Semaphore(AT_ONCE)
-        async with asyncio.TaskGroup() as calls:
-            while True:
-                await room.acquire()
-                try:
-                    await self._wait_until_due(first=first)
-                    await self._provider.permit(*gates)
-                    intent = await self._take(first=first)
-                except StoreFailed as failure:
-                    await asyncio.sleep(survive(failure) / 1000)
-                    intent = None
-                if intent is None:
-                    room.release()
-                    continue
-                call = calls.create_task(self._send(intent), name=f"submit {intent.local_id}")
-                call.add_done_callback(lambda _: room.release())
+
+        async def take() -> Intent | None:
+            await self._wait_until_due(first=first)
+            await self._provider.permit(*gates)
+            return await self._take(first=first)
+
+        await go_round(AT_ONCE, take, self._send, lambda intent: f"submit {intent.local_id}")
 
     async def _wait_until_due(self, *, first: bool) -> None:
         while True:
@@ -265,6 +256,9 @@ class Submitter:
 
     async def _send(self, intent: Intent) -> None:
         receipt, reply = await self._provider.generate(intent.wish().body(self._callback_url()))
+        if receipt.fate is Fate.EXISTED and receipt.task_id is None:
+            # kie.ai does not say which; our own ledger may know.
+            receipt = replace(receipt, task_id=await self._find_twin(intent))
         now, luck = self._now(), random.random()
         patient = intent.id not in self._impatient
         decision = judge_receipt(intent, receipt, now, luck, patient=patient)
@@ -287,6 +281,15 @@ class Submitter:
         self._bell.ring()
         self._ring()
         self._ring_credits()
+
+    async def _find_twin(self, intent: Intent) -> str | None:
+        found: list[str | None] = []
+
+        async def find() -> None:
+            found.append(await self._store.intents.twin(intent))
+
+        await self._carry(find)
+        return found[0]
 
     async def _carry(self, news: Callable[[], Awaitable[None]]) -> None:
         """Bring news to the ledger, until it takes them."""

@@ -24,7 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "schema statements",
         "database intents outbox quarantine",
         "store token",
-        "partial provider views",
+        "partial provider rounds views",
         "callback queue poller patience submitter courier download gateway",
         "office",
         "routes",

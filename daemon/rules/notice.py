@@ -30,7 +30,8 @@ LINK_LIMIT: Final = 2048
 SIGNATURE_WINDOW_SECONDS: Final = 300
 """kie.ai names no tolerance; Stripe, Svix and Standard Webhooks all use five minutes."""
 
-TASK_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
+# What begins with "submit-" is an id of ours (rules/task.INTENT_PREFIX), and no provider's.
+TASK_ID = re.compile(r"(?!submit-)[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 
 
 class Evidence(Enum):
@@ -115,7 +116,7 @@ def read_callback(body: bytes) -> Notice:
         raise Unreadable("no task id")
     if not TASK_ID.fullmatch(task_id):
         raise Unreadable("task id has characters that no provider uses", task_id)
-    code = _read_code(document.get("code"))
+    code = read_code(document.get("code"))
     link = first_link(inner.get("video_url"), inner.get("videoUrl"))
     evidence, reason = _judge_callback(code, link)
     message = _read_text(document.get("msg"))
@@ -222,7 +223,7 @@ def read_answer(kind: str, status: int, body: bytes, task_id: str) -> Answer:
         link=link,
         reason=reason,
         message=_read_text(data.get("errorMessage")) or message,
-        code=_read_code(data.get("errorCode")) if evidence is Evidence.FAILURE else code,
+        code=read_code(data.get("errorCode")) if evidence is Evidence.FAILURE else code,
         # sunoapi.org's own example has the id of the track as `musicId`.
         audio_id=_read_id(data.get("audioId")) or _read_id(data.get("musicId")),
     )
@@ -260,7 +261,7 @@ def open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | N
         document = None
     if not isinstance(document, dict):
         return _judge_status(status)
-    code = _read_code(document.get("code"))
+    code = read_code(document.get("code"))
     message = _read_text(document.get("msg"))
     if code is None or _is_success(code):
         if not _is_success(status):
@@ -305,8 +306,8 @@ def _judge_flag(flag: object, link: str | None) -> tuple[Evidence, Reason | None
 _CODE_LIMIT = 1_000_000
 
 
-def _read_code(value: object) -> int | None:
-    """Accept 200, "200" and 200.0; anything else is no code."""
+def read_code(value: object) -> int | None:
+    """Read a code: 200, "200" and 200.0; anything else is none."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

@@ -17,7 +17,7 @@ from typing import Final
 
 from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Reason
-from daemon.rules.notice import TASK_ID, Answer, open_envelope
+from daemon.rules.notice import TASK_ID, Answer, open_envelope, read_code
 from daemon.rules.schedule import MINUTE, SECOND, backoff
 
 TEXT_LIMIT: Final = 50
@@ -158,8 +158,9 @@ def read_receipt(kind: str, status: int, body: bytes) -> Receipt:
 
 def _read_refusal(answer: Answer, body: bytes) -> Receipt:
     document = _read_document(body)
+    told = read_code(document.get("code"))
     # Without a code in the body, `answer.code` is the HTTP status, perhaps of a proxy.
-    has_code = str(document.get("code")).strip().removesuffix(".0") == str(answer.code)
+    has_code = told is not None and told == answer.code
     if _is_duplicate(answer.code, answer.message):
         return Receipt(
             fate=Fate.EXISTED,
@@ -291,7 +292,7 @@ def judge_receipt(
         return decide(Next.LEAVE_OPEN, f"{told}: {receipt.message}")
     # The state of the account says nothing of a call before: it may have spent the last credits.
     passing = receipt.fate is Fate.DEFERRED or receipt.reason in _ACCOUNT.values()
-    if passing and (unheard or (patient and receipt.fate is Fate.DEFERRED)):
+    if passing and (doubts + unheard or (patient and receipt.fate is Fate.DEFERRED)):
         pause = backoff(intent.tries, RESEND_FIRST_MS, RESEND_LIMIT_MS, luck)
         return decide(Next.RESEND, send_at=now + pause)
     return decide(Next.FAIL, reason=receipt.reason or Reason.PROVIDER_ERROR)

@@ -115,6 +115,16 @@ def judge_answer(
 
     `fresh_link` is a short-lived twin of the link that it names, for the next attempt.
     """
+    verdict = _judge_answer(task, answer, now, terms, luck, fresh_link)
+    if task.forgotten_at is None or "forgotten_at" in verdict.changes:
+        return verdict
+    # It was forgotten while the question was on its way.
+    return Verdict(verdict.cause, {**verdict.changes, "ask_at": None}, verdict.doubted)
+
+
+def _judge_answer(
+    task: Task, answer: Answer, now: int, terms: Terms, luck: float, fresh_link: str | None
+) -> Verdict:
     pause = pause_question(terms.pace, now - (task.asked_since or now), task.ask_pause_ms, luck)
     if answer.outcome is Outcome.ANSWERED and answer.notice is not None:
         notice = answer.notice
@@ -382,53 +392,3 @@ def judge_deadline(task: Task, now: int, *, has_key: bool) -> Verdict | None:
     if not lost:
         return None
     return Verdict(Cause.EXPIRED, {"reason": Reason.DEADLINE, "ask_at": None})
-
-
-# A person's wish, too, is tried before the task can be lost again.
-_UNPROVED: Mapping[str, object] = {
-    "refusal_proofs": 0,
-    "refusal_proved_at": None,
-    "questions": 0,
-    "questioned_at": None,
-}
-
-
-def judge_retry(task: Task, now: int, terms: Terms, *, force: bool = False) -> Verdict | None:
-    """A person wants another try, now. None: it was pruned on purpose, and `force` is not set.
-
-    With a key the provider is asked, for its answer is newer than any link at hand.
-    """
-    if task.has_local_id:
-        sent = {"reason": None, "message": None, "forgotten_at": None, "fetch_at": now}
-        return Verdict(Cause.REOPENED, sent)
-    again: dict[str, object] = {
-        "refusals": 0,
-        "failures": 0,
-        "denials": 0,
-        "forgotten_at": None,
-        **_UNPROVED,
-    }
-    if terms.has_key:
-        again |= {"ask_at": now, "asked_since": now, "ask_pause_ms": 0}
-    if task.state == State.PRUNED:
-        gone = {**NOTHING_ON_DISK, "sha256": None, "path": None, "stored_at": None}
-        return Verdict(Cause.REOPENED, {**again, **gone}) if force else None
-    if task.state in IN_PLACE:
-        return Verdict(None, {"fetch_at": task.fetch_at and now})
-    if task.state == State.WANTED:
-        return Verdict(Cause.REOPENED, {**again, "fetch_at": now})
-    if task.link is not None and not terms.has_key:
-        return Verdict(Cause.LINKED, {**again, "fetch_at": now, "reason": None, "message": None})
-    return Verdict(Cause.REOPENED, {**again, "reason": None, "message": None})
-
-
-_FORGETTABLE: Final = (State.EXPECTED, State.FAILED, State.LOST)
-
-
-def judge_forget(task: Task, now: int) -> Verdict | None:
-    """A person has seen it: nobody is asked any more. None: a video may still be on its way."""
-    if task.state not in _FORGETTABLE:
-        return None
-    return Verdict(
-        None, {"forgotten_at": task.forgotten_at or now, "ask_at": None, "fetch_at": None}
-    )

@@ -10,16 +10,10 @@ from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Hindered, Reason, Refused, Trouble
 from daemon.rules.lifecycle import TRANSITIONS, Cause, State
 from daemon.rules.notice import Answer, Evidence
+from daemon.rules.request import judge_retry
 from daemon.rules.schedule import HOUR
 from daemon.rules.task import COLUMNS, Task
-from daemon.rules.verdict import (
-    Verdict,
-    judge_answer,
-    judge_deadline,
-    judge_failure,
-    judge_retry,
-    judge_silence,
-)
+from daemon.rules.verdict import Verdict, judge_answer, judge_deadline, judge_failure, judge_silence
 from tests.rules.tasks import (
     DAY,
     FRESH,

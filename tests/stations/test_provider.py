@@ -14,7 +14,9 @@ from daemon.provider import BURST, Provider
 from daemon.rules.dialect import Outcome
 from daemon.rules.notice import Evidence
 from daemon.rules.schedule import API_FAILURES, HOUR, MINUTE, SECOND
+from daemon.rules.submission import Fate
 from daemon.simulator.faults import ApiFaults, Faults, Reply
+from daemon.simulator.music import FOREIGN_AUDIO, FOREIGN_MUSIC
 from daemon.simulator.provider import Kind, SimulatorOptions
 from daemon.simulator.simulator import Simulator
 
@@ -277,3 +279,117 @@ async def test_a_host_that_is_gone_is_trouble_of_the_call(
         for _ in range(API_FAILURES):
             await call(provider)
     assert shut(gates) == ["api"]
+
+
+WISH = {"taskId": "music", "audioId": "audio", "callBackUrl": "https://callback.invalid/none"}
+GENERATE = "/api/v1/mp4/generate"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "gate"),
+    [
+        ("sunoapi", Reply(code=401), "key"),
+        ("sunoapi", Reply(code=429), "credits"),
+        ("kie", Reply(code=402), "credits"),
+        ("kie", Reply(code=429), "rate"),
+        ("kie", Reply(code=430, retry_after="40"), "rate"),
+        ("sunoapi", Reply(code=405), "rate"),
+        ("sunoapi", Reply(raw="busy", status=429), "rate"),
+        ("sunoapi", Reply(code=455), "maintenance"),
+        *(("sunoapi", Reply(code=code), None) for code in (400, 404, 409, 413, 451, 500, 501)),
+        ("kie", Reply(code=422), None),
+    ],
+)
+async def test_what_generate_says_of_our_calls_shuts_their_gate(
+    gates: Gates, now: Now, kind: Kind, reply: Reply, gate: str | None
+) -> None:
+    """And what it says of the one request shuts none, however often."""
+    async with connect(gates, now, kind) as (provider, simulator):
+        simulator.script_api(ApiFaults(codes=(reply,), repeat=API_FAILURES - 1, path=GENERATE))
+        for _ in range(API_FAILURES - 1):
+            receipt, told = await provider.generate(WISH)
+            assert receipt.task_id is None
+            assert told is not None
+        assert shut(gates) == ([gate] if gate else [])
+        assert simulator.tasks == {}
+
+
+async def test_only_a_video_opens_the_gate_of_the_credits(gates: Gates, now: Now) -> None:
+    """A duplicate costs nothing, so it proves nothing about the account."""
+    async with connect(gates, now) as (provider, _):
+        for expected in (Fate.TAKEN, Fate.EXISTED):
+            gates.close("credits", "none")
+            receipt, _ = await provider.generate(WISH)
+            assert receipt.fate is expected
+            assert shut(gates) == ([] if expected is Fate.TAKEN else ["credits"])
+        assert provider.answered_at == now()
+
+
+@pytest.mark.parametrize(
+    ("reply", "fate"),
+    [
+        (Reply(cut=True), Fate.UNKNOWN),
+        (Reply(delay_seconds=3), Fate.UNKNOWN),
+        (Reply(raw="x" * 2_000_000), Fate.UNKNOWN),
+        (Reply(status=302), Fate.DEFERRED),
+    ],
+)
+async def test_a_call_without_an_answer_is_a_receipt_too(
+    gates: Gates, now: Now, reply: Reply, fate: Fate
+) -> None:
+    """There is no reply to pass on; a redirect says that nothing was taken."""
+    async with connect(gates, now) as (provider, simulator):
+        simulator.script_api(ApiFaults(codes=(reply,), path=GENERATE))
+        receipt, told = await provider.generate(WISH)
+        assert (receipt.fate, receipt.outcome, told) == (fate, Outcome.TROUBLE, None)
+        assert receipt.message
+
+
+async def test_a_call_that_reaches_nobody_is_deferred(gates: Gates, now: Now) -> None:
+    """Nothing was sent, so nothing can have been taken; after five the API is left alone."""
+    async with api_session("http://127.0.0.1:1", lambda: None, 1) as session:
+        provider = Provider(session, "kie", gates, now, 1000)
+        for _ in range(API_FAILURES):
+            receipt, told = await provider.generate(WISH)
+            assert (receipt.fate, told) == (Fate.DEFERRED, None)
+    assert shut(gates) == ["api"]
+
+
+@pytest.mark.parametrize("kind", ["sunoapi", "apibox", "kie"])
+async def test_music_and_fresh_links_are_asked_for(gates: Gates, now: Now, kind: Kind) -> None:
+    """Only kie.ai makes fresh links; the others are not even asked."""
+    async with connect(gates, now, kind) as (provider, simulator):
+        music = await provider.music(FOREIGN_MUSIC)
+        assert music is not None
+        assert FOREIGN_AUDIO in dict(music.tracks)
+        assert provider.answered_at == now()
+        link = simulator.tasks[simulator.add_task(Faults(callbacks=()))].video_url
+        calls = len(simulator.requests)
+        fresh = await provider.renew(link)
+        assert provider.renews_links == (kind == "kie")
+        assert (fresh or "").startswith(f"{link}?pass=") == (kind == "kie")
+        assert len(simulator.requests) - calls == int(kind == "kie")
+        assert await provider.renew("https://elsewhere.example.com/a.mp4") is None
+    assert shut(gates) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "gate"),
+    [
+        (Reply(code=401), "key"),
+        (Reply(code=429), "rate"),
+        (Reply(code=500), None),
+        (Reply(status=302), None),
+    ],
+)
+async def test_no_music_and_no_fresh_link_are_none(
+    gates: Gates, now: Now, reply: Reply, gate: str | None
+) -> None:
+    """What the answer means for all calls is learned all the same."""
+    async with connect(gates, now, "kie") as (provider, simulator):
+        for call in (lambda: provider.music("music"), lambda: provider.renew("https://a.example/")):
+            simulator.script_api(ApiFaults(codes=(reply,)))
+            assert await call() is None
+            assert shut(gates) == ([gate] if gate else [])
+            for name in shut(gates):
+                gates.open(name)

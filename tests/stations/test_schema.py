@@ -3,12 +3,15 @@
 import json
 import re
 import sqlite3  # noqa: TID251 - its errors are expected here
+from dataclasses import fields
 from typing import get_args, get_type_hints
 
 import pytest
 
+from daemon.outbox import Message
 from daemon.rules.failure import Reason
 from daemon.rules.lifecycle import State
+from daemon.rules.submission import Intent
 from daemon.rules.task import COLUMNS, Task
 from daemon.schema import MIGRATIONS
 from daemon.store import Store
@@ -49,6 +52,13 @@ async def test_the_columns_are_the_fields_of_a_task(store: Store) -> None:
         hint = hints[str(name)]
         assert kind == kinds[get_args(hint)[0] if get_args(hint) else hint], name
         assert bool(required) == (type(None) not in get_args(hint)), name
+
+
+@pytest.mark.parametrize(("table", "kind"), [("submission", Intent), ("outbox", Message)])
+async def test_a_row_becomes_a_value(store: Store, table: str, kind: type) -> None:
+    """The columns of an intent and of a message are the fields of theirs."""
+    found = await execute(store, "SELECT name FROM pragma_table_info(?)", table)
+    assert {name for (name,) in found} == {field.name for field in fields(kind)}
 
 
 async def test_every_state_and_reason_can_be_written_and_no_other(store: Store) -> None:
@@ -104,6 +114,12 @@ async def test_text_in_a_column_of_numbers_is_refused(store: Store) -> None:
         "SELECT * FROM task WHERE state = 'expected' AND hint_at <= 1",
         "SELECT state, count(*) FROM task GROUP BY state",
         "SELECT * FROM history WHERE task_id = 'a' ORDER BY id",
+        "SELECT min(send_at) FROM submission WHERE send_at IS NOT NULL",
+        "SELECT * FROM submission WHERE send_at <= 1 AND tries = 0",
+        "SELECT * FROM submission WHERE task = 1 ORDER BY id DESC LIMIT 1",
+        "SELECT * FROM submission WHERE calling = 1",
+        "SELECT task FROM submission WHERE local_id = 'a'",
+        "SELECT * FROM outbox WHERE due_at IS NOT NULL ORDER BY due_at, number LIMIT 1",
     ],
 )
 async def test_what_is_asked_every_second_uses_an_index(store: Store, query: str) -> None:

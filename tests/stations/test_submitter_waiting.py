@@ -1,0 +1,194 @@
+"""Whoever submits waits a while; what happens when gates, ledger or patience do not last."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from daemon.gates import Gates
+from daemon.rules.failure import Reason
+from daemon.rules.schedule import MINUTE
+from daemon.simulator.faults import ApiFaults, Faults
+from daemon.store import Store
+from tests.stations.submitting import (
+    GENERATE,
+    START,
+    TERMS,
+    Advance,
+    Break,
+    Now,
+    Start,
+    make_start,
+    named,
+    sent,
+    serve,
+    until,
+)
+
+
+@pytest.fixture
+def start(store: Store, gates: Gates, now: Now) -> Start:
+    """Run a submitter against a simulator."""
+    return make_start(store, gates, now)
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wait for the provider's word longer than 0.3 s."""
+    monkeypatch.setattr("daemon.submitter.ANSWER_SECONDS", 0.3)
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_slow_answer_is_waited_for(start: Start, *, patient: bool) -> None:
+    """Whoever submits may leave; what is on its way is not withdrawn, and sent once."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.next_faults = Faults(answer_delay_seconds=0.6)
+        done = await station.submit(patient=patient)
+        assert (done.receipt, done.task.state, done.task.has_local_id) == (None, "expected", True)
+        assert [(await named(station)).task_id] == list(simulator.tasks)
+        assert sent(simulator) == 1
+
+
+async def test_a_full_ledger_loses_no_answer(start: Start, break_ledger: Break) -> None:
+    """It is carried until the ledger takes it, and whoever waits hears it after that."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.next_faults = Faults(answer_delay_seconds=0.2)
+        waiting = asyncio.create_task(station.submit())
+        await until(lambda: asyncio.sleep(0, bool(simulator.tasks)))
+        await break_ledger(broken=True)
+        await asyncio.sleep(0.4)
+        assert not waiting.done()
+        await break_ledger(broken=False)
+        done = await waiting
+        assert [done.task.task_id] == list(simulator.tasks)
+        assert sent(simulator) == 1
+
+
+async def test_a_wish_that_cannot_be_recorded_is_not_sent(
+    start: Start, break_ledger: Break
+) -> None:
+    """Nothing that is not in the ledger can be in flight."""
+    async with serve() as simulator, start(simulator) as station:
+        await break_ledger(broken=True)
+        with pytest.raises(Exception, match="did not commit"):
+            await station.submit()
+        await asyncio.sleep(0.05)
+        await break_ledger(broken=False)
+        await station.submit()
+        assert sent(simulator) == 1
+
+
+async def test_a_resend_before_a_shut_gate_holds_back_no_first_call(start: Start) -> None:
+    """Two lanes: an empty account stops what has to be sent again, and nothing else."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.script_api(ApiFaults(codes=(404,) * 9, path=GENERATE))
+        for number in range(9):
+            await station.submit(audio_id=f"a{number}")
+        station.gates.close("credits", "none")
+        for number in range(1, 10):
+            await station.store.intents.reopen(await station.intent(number), START)
+        station.submitter.ring()
+        await asyncio.sleep(0.05)
+        assert sent(simulator) == 9
+        async with asyncio.timeout(2):
+            assert (await station.submit()).task.task_id in simulator.tasks
+        for number in range(1, 10):
+            await named(station, number)
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("code", [430, 455, 404])
+async def test_who_hears_of_a_deferral_decides_alone(
+    start: Start, advance: Advance, code: int
+) -> None:
+    """An application behind the gateway tries again itself; nothing is sent behind its back."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.script_api(ApiFaults(codes=(code,), path=GENERATE))
+        done = await station.submit(patient=False)
+        assert done.reply is not None
+        assert (done.task.state, done.task.reason) == ("failed", Reason.PROVIDER_ERROR)
+        advance(10 * MINUTE)
+        station.gates.probe_now()
+        station.submitter.ring()
+        await asyncio.sleep(0.05)
+        assert sent(simulator) == 1
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_cannot_wait_for_a_gate_withdraws(start: Start) -> None:
+    """Its wish is never sent, and stands in nobody's way."""
+    async with serve() as simulator, start(simulator) as station:
+        station.gates.close("maintenance", "closed")
+        done = await station.submit(patient=False)
+        assert (done.receipt, done.task.state, done.task.reason) == (
+            *(None, "failed"),
+            Reason.PROVIDER_ERROR,
+        )
+        assert "could not be asked in time" in (done.task.message or "")
+        station.gates.open("maintenance")
+        assert (await station.submit(audio_id="other")).task.task_id in simulator.tasks
+        assert sent(simulator) == 1
+        assert station.submitter._withdrawn == station.submitter._begun == set()
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_what_may_have_been_accepted_is_not_withdrawn(start: Start) -> None:
+    """The answer was lost and the gate shut meanwhile: it is looked after, also unwatched."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.next_faults = Faults(answer_delay_seconds=0.15, answer_lost=True)
+        waiting = asyncio.create_task(station.submit(patient=False))
+        await until(lambda: asyncio.sleep(0, bool(simulator.tasks)))
+        station.gates.close("maintenance", "closed")
+        done = await waiting
+        assert (done.receipt, done.task.state) == (None, "expected")
+        station.gates.open("maintenance")
+        station.submitter.ring()
+        assert [(await named(station)).task_id] == list(simulator.tasks)
+        assert simulator.credits == 996
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_withdrawal_is_carried_to_a_full_ledger(start: Start, break_ledger: Break) -> None:
+    """Or it would block its lane, and the next process would send what nobody waits for."""
+    async with serve() as simulator, start(simulator) as station:
+        station.gates.close("maintenance", "closed")
+        waiting = asyncio.create_task(station.submit(patient=False))
+        await asyncio.sleep(0.1)
+        await break_ledger(broken=True)
+        await asyncio.sleep(0.4)
+        station.gates.open("maintenance")
+        await asyncio.sleep(0.1)
+        await break_ledger(broken=False)
+        assert (await waiting).task.state == "failed"
+        assert (await station.submit(audio_id="other")).task.task_id in simulator.tasks
+        assert sent(simulator) == 1
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_hangs_up_leaves_a_wish_that_is_sent(start: Start) -> None:
+    """Recorded is recorded; nothing of the one who left remains."""
+    async with serve() as simulator, start(simulator) as station:
+        station.gates.close("rate", "busy")
+        waiting = asyncio.create_task(station.submit(patient=False))
+        await until(lambda: asyncio.sleep(0, bool(station.submitter._waiting)))
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert station.submitter._waiting == {}
+        station.gates.open("rate")
+        station.submitter.ring()
+        assert [(await named(station)).task_id] == list(simulator.tasks)
+
+
+async def test_without_a_key_nothing_is_sent(start: Start) -> None:
+    """Until there is one, and somebody rings."""
+    async with serve() as simulator, start(simulator) as station:
+        station.terms = replace(TERMS, has_key=False)
+        station.submitter.ring()
+        await asyncio.sleep(0.02)
+        waiting = asyncio.create_task(station.submit())
+        await asyncio.sleep(0.1)
+        assert sent(simulator) == 0
+        station.terms = TERMS
+        station.submitter.ring()
+        assert (await waiting).task.task_id in simulator.tasks
