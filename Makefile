@@ -41,6 +41,7 @@ bench: .venv/installed
 
 campaign: .venv/installed
 	.venv/bin/python -m tests.campaigns.kills --kills $(KILLS) --seed $(SEED)
+	.venv/bin/python -m tests.campaigns.wishes --kills $(KILLS) --seed $(SEED)
 
 # As root: the system packages that some tests need.
 tools:

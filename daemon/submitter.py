@@ -329,7 +329,13 @@ class Submitter:
     async def _refuse(
         self, intent: Intent, reason: Reason | None, message: str | None, code: int | None
     ) -> None:
-        said = {"reason": reason, "message": message, "provider_code": code, "ask_at": None}
+        said = {
+            "reason": reason,
+            "message": message,
+            "provider_code": code,
+            "ask_at": None,
+            "fetch_at": None,
+        }
         await self._store.settle(
             await self._task(intent), self._now(), lambda _: Verdict(Cause.DECLINED, said)
         )
