@@ -194,7 +194,7 @@ def show_report(report: Row) -> None:
 
 
 def _report_row(task: Row) -> Sequence[str]:
-    ended = task["stored_at"] or task["updated_at"]
+    ended = task["updated_at"] if task["state"] in {"failed", "lost"} else task["stored_at"]
     names = ("task_id", "music_task_id", "audio_id", "created_at")
     return (
         *(text(task[name]) for name in names),
@@ -239,4 +239,6 @@ def show_unsafe(unsafe: Sequence[Row]) -> None:
 def explain_unsafe(task: Row) -> str:
     """Say why a task is not safe."""
     why = _meaning(task)
-    return f"{why}; last trouble: {task['message']}" if task["message"] else why
+    # Of an open submit, `why` has the message in it.
+    told = task["message"] and not is_open_submit(task)
+    return f"{why}; last trouble: {task['message']}" if told else why

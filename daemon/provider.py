@@ -113,7 +113,7 @@ class Provider:
 
     async def generate(self, body: Mapping[str, str]) -> tuple[Receipt, Reply | None]:
         """Ask for a video; needs a permission. The reply is None when there was none."""
-        reply = None
+        reply, shut_before = None, {shut.name for shut in self._gates.shut()}
         try:
             reply = await self._call("POST", _GENERATE, json=body)
         except Unreached as failure:
@@ -124,8 +124,10 @@ class Provider:
             receipt = read_receipt(self._kind, reply.status, reply.body)
         wish = reply.wish if reply else None
         self._learn(Answer(receipt.outcome, receipt.message, receipt.code), wish)
-        if receipt.fate is Fate.TAKEN:
-            self._gates.open("credits")
+        # The call was made although these gates were shut, so its success is their probe.
+        proved = {Fate.TAKEN: {"key", "credits"}, Fate.EXISTED: {"key"}}.get(receipt.fate, set())
+        for name in proved & shut_before:
+            self._gates.open(name)
         return receipt, reply
 
     async def music(self, music_task_id: str) -> Music | None:

@@ -141,8 +141,11 @@ async def _reload(
     notifier: Notifier,
 ) -> None:
     """Read the configuration again whenever the bell rings; a mistaken one changes nothing."""
+    heard = bell.listen()
     while True:
-        await bell.listen().wait()
+        await heard.wait()
+        # Before the file is read: a signal that comes meanwhile is about a newer one.
+        heard = bell.listen()
         # systemd.service(5), Type=notify-reload; with Type=notify it is only a status.
         notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:

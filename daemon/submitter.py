@@ -119,6 +119,8 @@ class Submitter:
         These are the first questions of the provider's own troubleshooting list. An API or a host
         that does not answer is no objection.
         """
+        if self._provider.is_held_back:
+            return None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._provider.permit()

@@ -29,12 +29,13 @@ from tests.stories.harness import (
 
 STATES = ["expected", "wanted", "verified", "stored", "done", "failed", "lost", "pruned"]
 VERBS = [
-    *("callback-url", "check", "config", "demo", "list", "retry", "serve", "show", "simulate"),
-    *("status", "track"),
+    *("callback-url", "check", "config", "demo", "export", "forget", "list", "report", "retry"),
+    *("serve", "show", "simulate", "status", "submit", "track"),
 ]
 ASKING = (
     *(["list"], ["show", "x"], ["status", "--json"]),
-    *(["check", "--json"], ["retry", "x"], ["track", "x"]),
+    *(["check", "--json"], ["retry", "x"], ["track", "x"], ["forget", "quarantine-0"]),
+    *(["report"], ["export"], ["submit", "--task-id", "m", "--audio-id", "a", "--wait"]),
 )
 
 
@@ -115,7 +116,11 @@ def test_help_and_version_are_there() -> None:
         (["retry", "a", "--failed"], "--failed"),
         (["config"], "Commands:"),
         (["config", "init", "--system"], "--system"),
-        (["submit"], "submit"),
+        (["submit"], "--task-id"),
+        (["submit", "--task-id", "m"], "--audio-id"),
+        (["forget"], "ID"),
+        (["report", "--since", "soon"], "--since"),
+        (["export", "file"], "unexpected"),
         (["simulate", "--listen", "nowhere"], "127.0.0.1:"),
         (["simulate", "--listen", ""], "--listen"),
         (["simulate", "--file-size", "lots"], "64K"),

@@ -42,7 +42,6 @@ _UNPROCESSABLE = 422
 _STATUSES: Mapping[int, Exit] = {
     404: Exit.FAILED,
     409: Exit.REFUSED,
-    413: Exit.USAGE,
     503: Exit.TRANSIENT,
 }
 

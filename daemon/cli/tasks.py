@@ -16,6 +16,9 @@ IDS_AT_ONCE = 400
 """So many of the longest texts, in whatever letters, are less than a request may hold."""
 
 
+_MAY_HAVE_IT = "may have it already, and then goes on with it: suno-videod list"
+
+
 @cli.command()
 @click.option("--task-id", "music_task_id", required=True, metavar="ID", help="The music task.")
 @click.option("--audio-id", required=True, metavar="ID", help="One of its tracks.")
@@ -32,14 +35,15 @@ def submit(
     """Have a music video made. It costs credits; one track is never paid for twice."""
     client = invocation.client()
     given = {name: value for name, value in asked.items() if value is not None}
-    task = client.submit({**given, "check": not no_check})
-    if wait:
-        try:
+    task: Any = None
+    try:
+        task = client.submit({**given, "check": not no_check})
+        if wait:
             task = wait_for_end(client, task)
-        except KeyboardInterrupt:
-            told = f"the daemon goes on with it: suno-videod show {task['task_id']}"
-            click.echo(f"\n{told}", err=True)
-            raise
+    except KeyboardInterrupt:
+        told = f"goes on with it: suno-videod show {task['task_id']}" if task else _MAY_HAVE_IT
+        click.echo(f"\nthe daemon {told}", err=True)
+        raise
     print_tasks([task], as_json=as_json)
     if display.is_open_submit(task):
         click.echo(display.explain_open(task), err=True)
@@ -176,7 +180,8 @@ def retry(
         raise click.UsageError("name the tasks, or use --failed")
     client = invocation.client()
     if failed:
-        ids = tuple(task["task_id"] for task in client.tasks(["failed"]))
+        failures = client.tasks(["failed"])
+        ids = tuple(task["task_id"] for task in failures if task["forgotten_at"] is None)
     retried, code = _each(ids, lambda task_id: client.retry(task_id, force=force))
     for task in retried:
         if task["state"] in {"stored", "done"}:

@@ -10,7 +10,8 @@ from typing import Final
 
 MASK: Final = "***"
 # Paths of real links hold raw spaces, so a link reaches to the first question mark on its line.
-_QUERY = re.compile(r"(\b(?:https?|ftp)://[^?#'\"<>\r\n]+)\?[^\s'\"<>]*", re.IGNORECASE)
+# JSON may write the slashes as "\/".
+_QUERY = re.compile(r"(\b(?:https?|ftp):\\?/\\?/[^?#'\"<>\r\n]+)\?[^\s'\"<>]*", re.IGNORECASE)
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )

@@ -325,6 +325,22 @@ async def test_only_a_video_opens_the_gate_of_the_credits(gates: Gates, now: Now
         assert provider.answered_at == now()
 
 
+async def test_a_key_that_buys_a_video_is_a_good_key(gates: Gates, now: Now) -> None:
+    """The call passed the shut gate, so it was its probe; one that shut meanwhile stays."""
+    async with connect(gates, now) as (provider, simulator):
+        for expected in (Fate.TAKEN, Fate.EXISTED):
+            gates.close("key", "refused")
+            receipt, _ = await provider.generate(WISH)
+            assert receipt.fate is expected
+            assert shut(gates) == []
+        simulator.next_faults = Faults(answer_delay_seconds=0.2)
+        call = asyncio.create_task(provider.generate({**WISH, "audioId": "another"}))
+        await asyncio.sleep(0.1)
+        gates.close("key", "refused")
+        assert (await call)[0].fate is Fate.TAKEN
+        assert shut(gates) == ["key"]
+
+
 @pytest.mark.parametrize(
     ("reply", "fate"),
     [
