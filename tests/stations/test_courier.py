@@ -1,13 +1,11 @@
 """The courier: every message arrives, in its time, and nobody's silence holds another one back."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
 from structlog.testing import capture_logs
 
 from daemon import courier
@@ -16,6 +14,7 @@ from daemon.courier import AT_ONCE, Courier, message_session
 from daemon.rules.notice import check_signature
 from daemon.rules.outgoing import GIVE_UP_MS, RESEND_FIRST_MS, application_policy
 from daemon.store import Store, StoreFailed
+from tests.stations.receiving import Application, serving
 
 Advance = Callable[[int], None]
 Now = Callable[[], int]
@@ -23,53 +22,6 @@ Write = Callable[..., Awaitable[None]]
 Break = Callable[..., Awaitable[None]]
 Run = Callable[..., AbstractAsyncContextManager[Bell]]
 Lines = list[dict[str, Any]]
-
-
-class Application:
-    """A receiver: it notes what it hears, and answers with `status` when `open` is set."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.status = 200
-        self.heard: list[web.Request] = []
-        self.bodies: list[Any] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.waiting = 0
-        self.most_waiting = 0
-
-    async def answer(self, request: web.Request) -> web.Response:
-        """Note one request."""
-        self.heard.append(request)
-        self.bodies.append(json.loads(await request.read()))
-        self.waiting += 1
-        self.most_waiting = max(self.most_waiting, self.waiting)
-        try:
-            await self.open.wait()
-        finally:
-            self.waiting -= 1
-        return web.Response(status=self.status, headers={"Location": self.url})
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks that it was told about, in order."""
-        return [body["data"]["task_id"] for body in self.bodies]
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[Application]:
-    """Run an application on a free port."""
-    application = Application()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", application.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        application.url = f"http://127.0.0.1:{runner.addresses[0][1]}/cb"
-        yield application
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture
