@@ -209,6 +209,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
     if settings.terms.has_key:
         await store.ask_about_all(now())
     await store.intents.recover(now())
+    await store.intents.withdraw_unsent(now())
     return Parts(
         settings=settings,
         store=store,

@@ -96,9 +96,14 @@ def _detail(name: str, value: Any) -> str:
     return text(value)
 
 
-def is_open_submit(task: Row) -> bool:
+def is_submit(task: Row) -> bool:
     """Tell whether it is a submit of which the provider's id is not known."""
-    return bool(task["state"] == "expected" and task["task_id"].startswith("submit-"))
+    return bool(task["task_id"].startswith("submit-"))
+
+
+def is_open_submit(task: Row) -> bool:
+    """Tell whether it is a submit that may still become a video."""
+    return bool(task["state"] == "expected" and is_submit(task))
 
 
 def needs_person(task: Row) -> bool:

@@ -29,6 +29,7 @@ from daemon.store import Store, StoreFailed
 
 PREFIX: Final = "/api/v1/"
 BODY_LIMIT_BYTES: Final = 1 << 20
+BODY_SECONDS: Final = 30.0
 PERMIT_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 30
 """What Retry-After says where nobody knows better."""
@@ -121,6 +122,8 @@ class Gateway:
             body = await _read_body(request)
         except _TooLarge:
             return _refuse(413, f"A body has at most {BODY_LIMIT_BYTES} bytes.")
+        except TimeoutError:
+            return _refuse(408, f"The body did not come within {BODY_SECONDS:g} s.")
         except web.RequestPayloadError:
             return _refuse(400, "The body cannot be read.")
         if request.method == "POST" and segments == _GENERATE:
@@ -139,7 +142,7 @@ class Gateway:
         except StoreFailed as failure:
             return _refuse(503, f"Nothing was sent, for it cannot be recorded: {failure}.")
         if sent.reply is None or _is_in_doubt(sent.decision):
-            return _refuse(503, _explain_silence(sent))
+            return _explain_silence(sent)
         return _say_first(sent.receipt, sent.decision) or _pass_on(sent.reply)
 
     def _name_foreign(self, names: frozenset[str]) -> None:
@@ -154,7 +157,7 @@ class Gateway:
     ) -> web.Response:
         try:
             async with asyncio.timeout(PERMIT_SECONDS):
-                await self._provider.permit()
+                await self._provider.permit_relay()
         except TimeoutError:
             return self._refuse_by_gate()
         query = request.rel_url.raw_query_string
@@ -211,10 +214,11 @@ class _TooLarge(Exception):
 
 async def _read_body(request: web.Request) -> bytes:
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > BODY_LIMIT_BYTES:
-            raise _TooLarge
+    async with asyncio.timeout(BODY_SECONDS):
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > BODY_LIMIT_BYTES:
+                raise _TooLarge
     return bytes(body)
 
 
@@ -223,7 +227,7 @@ def _say_first(receipt: Receipt | None, decision: Decision | None) -> web.Respon
 
     Then "exists already" speaks of the video of our own first call.
     """
-    if receipt is None or decision is None or decision.doubts == 0:
+    if receipt is None or decision is None or not (decision.doubts or decision.unheard):
         return None
     if receipt.fate is not Fate.EXISTED or receipt.task_id is None:
         return None
@@ -234,11 +238,12 @@ def _is_in_doubt(decision: Decision | None) -> bool:
     """Return whether an earlier call may have been accepted, whatever the last one was told."""
     if decision is None or decision.next in {Next.NAME, Next.FAIL}:
         return False
-    return decision.doubts > 0
+    return decision.doubts + decision.unheard > 0
 
 
-def _explain_silence(sent: Submitted) -> str:
-    doubts = 0 if sent.decision is None else sent.decision.doubts
+def _explain_silence(sent: Submitted) -> web.Response:
+    decision = sent.decision
+    doubts = 0 if decision is None else decision.doubts + decision.unheard
     if sent.receipt is None:
         nothing = sent.task.state == State.FAILED
         why = "the provider did not answer in time"
@@ -246,8 +251,9 @@ def _explain_silence(sent: Submitted) -> str:
         nothing = sent.receipt.fate is Fate.DEFERRED and doubts == 0
         why = sent.receipt.message
     if nothing:
-        return f"Nothing was sent: {why}."
-    return f"It may have been accepted, and is looked after: {why}."
+        return _refuse(503, f"Nothing was sent: {why}.")
+    # Without Retry-After: nobody is asked to repeat what may have been paid for.
+    return _say(503, f"It may have been accepted, and is looked after: {why}.", status=503)
 
 
 def _explain_failure(failure: StepFailed) -> web.Response:
@@ -259,7 +265,8 @@ def _explain_failure(failure: StepFailed) -> web.Response:
 
 
 def _pass_on(reply: Reply) -> web.Response:
-    headers = {"Content-Type": reply.content_type}
+    # A page of the provider's is not to act in our name, where a browser shows it.
+    headers = {"Content-Type": reply.content_type, "Content-Security-Policy": "sandbox"}
     if reply.wish is not None:
         headers["Retry-After"] = str(math.ceil(reply.wish))
     return web.Response(status=reply.status, body=reply.body, headers=headers)

@@ -120,17 +120,69 @@ class Intents:
         )
 
     async def twin(self, intent: Intent) -> str | None:
-        """Return the id of the newest other video of the same track that we know of."""
+        """Return the id of a video with the same words that is made or being made, or None."""
         rows = await self._fetch(
             """
             SELECT task.task_id FROM submission JOIN task ON task.id = submission.task
-            WHERE submission.music_task_id = ? AND submission.audio_id = ? AND submission.id <> ?
+            WHERE submission.music_task_id = ? AND submission.audio_id = ?
+                  AND author IS ? AND domain_name IS ? AND submission.id <> ?
                   AND task.task_id <> submission.local_id
+                  AND task.state NOT IN ('failed', 'lost') AND task.forgotten_at IS NULL
             ORDER BY submission.id DESC LIMIT 1
             """,
-            (intent.music_task_id, intent.audio_id, intent.id),
+            (
+                *(intent.music_task_id, intent.audio_id, intent.author, intent.domain_name),
+                intent.id,
+            ),
         )
         return rows[0][0] if rows else None
+
+    async def open_twin(self, wish: Wish) -> Intent | None:
+        """Return an open intent of the same wish, which a second request is to join."""
+        found = await self._many(
+            """
+            music_task_id = ? AND audio_id = ? AND author IS ? AND domain_name IS ?
+            AND settled_at IS NULL
+            AND EXISTS (SELECT 1 FROM task WHERE id = submission.task AND task_id = local_id
+                        AND state = 'expected' AND forgotten_at IS NULL)
+            ORDER BY id DESC LIMIT 1
+            """,
+            (wish.music_task_id, wish.audio_id, wish.author, wish.domain_name),
+        )
+        return found[0] if found else None
+
+    async def redirect(self, intent: Intent, application_url: str) -> None:
+        """Let another application be called about an open intent: it asked again."""
+        await self._fetch(
+            "UPDATE submission SET application_url = ? WHERE id = ?", (application_url, intent.id)
+        )
+
+    async def is_of_another(self, intent: Intent, task_id: str) -> bool:
+        """Return whether a task was submitted here for other tracks only."""
+        rows = await self._fetch(
+            """
+            SELECT count(*), sum(music_task_id = ? AND audio_id = ?)
+            FROM submission WHERE task = (SELECT id FROM task WHERE task_id = ?)
+            """,
+            (intent.music_task_id, intent.audio_id, task_id),
+        )
+        return bool(rows[0][0] and not rows[0][1])
+
+    async def withdraw_unsent(self, now: int) -> None:
+        """Fail the wishes of applications that no call was made for: their askers are gone."""
+        await self._fetch(
+            """
+            UPDATE task SET previous_state = state, cause = 'declined',
+                   state = (SELECT after FROM transition
+                            WHERE cause = 'declined' AND before = task.state),
+                   reason = 'provider_error', message = 'the daemon stopped before it was sent',
+                   fetch_at = NULL, updated_at = ?, version = version + 1
+            WHERE source = 'gateway' AND state = 'expected' AND EXISTS
+                  (SELECT 1 FROM submission WHERE task = task.id AND local_id = task.task_id
+                   AND tries = 0 AND settled_at IS NULL)
+            """,
+            (now,),
+        )
 
     async def reopen(self, intent: Intent, now: int) -> None:
         """Send one again, with new patience: a person asks for it.

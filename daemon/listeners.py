@@ -98,6 +98,8 @@ def private_runner(app: web.Application) -> web.AppRunner:
         handle_signals=False,
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
+        # Who hangs up is not worked for any more: a wish that waits for its turn is withdrawn.
+        handler_cancellation=True,
         shutdown_timeout=1.0,
     )
 

@@ -215,6 +215,8 @@ class Office:
         if request.can_read_body:
             wish = _convert(await _read_json(request), RetryRequest)
         now, terms = self.now(), self.terms()
+        if task.has_local_id and not terms.has_key:
+            raise Refusal(422, Reason.UNAUTHORIZED, "provider.api_key is not set")
         task, verdict = await self.store.settle(
             task, now, lambda newest: judge_retry(newest, now, terms, force=wish.force)
         )
@@ -236,6 +238,11 @@ class Office:
         """Acknowledge a task: nobody is asked about it any more."""
         seen = await self._find(request)
         now = self.now()
+        intent = await self.store.intents.of_task(seen.id) if seen.has_local_id else None
+        if intent is not None and intent.calling:
+            raise Refusal(
+                409, "calling", f"{seen.task_id} is being sent right now: try in a moment"
+            )
 
         def decide(newest: Task) -> Verdict | None:
             # A wish that got its id meanwhile is a video that is being made.

@@ -97,9 +97,9 @@ def api_session(
         if response.status in _REDIRECTS:
             target = without_query(response.headers.get("Location", ""))
             response.close()
-            raise Unreached(
-                Reason.NETWORK, f"{place} redirects to {target!r}, base_url may be wrong"
-            )
+            # 303 is the answer to a request that was carried out (RFC 9110, 15.4.4).
+            kind = Trouble if response.status == HTTPStatus.SEE_OTHER else Unreached
+            raise kind(Reason.NETWORK, f"{place} redirects to {target!r}, base_url may be wrong")
         return response
 
     return Session(

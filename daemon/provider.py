@@ -72,6 +72,7 @@ class Provider:
     def set_pace(self, calls_per_second: float) -> None:
         """Set the ceiling over all calls; who waits already waits by the old one."""
         self._limiter = AsyncLimiter(BURST, BURST / calls_per_second)
+        self._relay_limiter = AsyncLimiter(BURST, 2 * BURST / calls_per_second)
 
     async def permit(self, *gates: str) -> None:
         """Wait until one call may be made; the next call uses the permission up."""
@@ -86,6 +87,14 @@ class Provider:
 
     def _closings(self) -> set[tuple[str, int]]:
         return {(shut.name, shut.closings) for shut in self._gates.shut()}
+
+    async def permit_relay(self) -> None:
+        """Wait until one call of somebody else may be made: they get half of the pace.
+
+        Otherwise an application that asks for its tasks all day would starve our own questions.
+        """
+        await self._relay_limiter.acquire()
+        await self.permit()
 
     async def ask(self, task_id: str) -> Answer:
         """Ask about one task (`record-info`); needs a permission."""
@@ -196,7 +205,8 @@ class Provider:
                 self._learn(Answer(Outcome.TROUBLE, failure.message))
             raise
         found = open_envelope(self._kind, reply.status, reply.body)
-        if isinstance(found, Answer) and found.outcome in _GATES:
+        if isinstance(found, Answer) and found.outcome is Outcome.RATE:
+            # The pace is the account's. Of the key or the credits another product may think alone.
             self._learn(found, reply.wish)
         elif not isinstance(found, Answer):
             self._learn(Answer(Outcome.ANSWERED))

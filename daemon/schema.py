@@ -132,6 +132,13 @@ WHERE submission.application_url IS NOT NULL AND submission.settled_at IS NOT NU
       AND task.state IN ('stored', 'done', 'failed', 'lost')
 """
 
+# The newest news replace older ones that were not heard yet: the provider's shape has no time.
+_FORGET_OLDER = """
+DELETE FROM outbox WHERE due_at IS NOT NULL AND (task_id, target) IN
+    (SELECT task.task_id, submission.application_url
+     FROM task JOIN submission ON submission.task = task.id WHERE {which})
+"""
+
 _SECOND = (
     "ALTER TABLE task ADD COLUMN fresh_link TEXT",
     """
@@ -228,6 +235,7 @@ _SECOND = (
             ask_pause_ms = 0, fetch_at = NULL, reason = NULL, message = NULL, forgotten_at = NULL,
             updated_at = new.settled_at, version = version + 1
         WHERE id = old.task;
+        {_FORGET_OLDER.format(which="submission.id = old.id")};
         {_TELL} AND submission.id = old.id;
     END
     """,
@@ -249,6 +257,7 @@ _SECOND = (
     f"""
     CREATE TRIGGER task_told AFTER UPDATE OF state ON task
     WHEN old.state <> new.state AND new.state <> 'done' BEGIN
+        {_FORGET_OLDER.format(which="task.id = new.id")};
         {_TELL} AND task.id = new.id;
     END
     """,

@@ -162,6 +162,9 @@ async def _reload(
             set_level(parts.settings.config.log.level)
             for warning in fresh.warnings:
                 _log.warning("config.warning", message=warning)
+            if "provider.api_key" in changed and not parts.settings.terms.has_key:
+                told = "provider.api_key is gone: nobody is asked, and callbacks are believed"
+                _log.warning("config.warning", message=told)
             _log.info("config.reloaded", changed=changed, needs_restart=waiting)
         notifier.tell("READY=1")
 

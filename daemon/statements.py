@@ -25,7 +25,7 @@ ON CONFLICT (task_id) DO UPDATE SET
     label = COALESCE(excluded.label, label),
     previous_state = state,
     -- A wish that has no id yet is sent, and never asked about.
-    ask_at = iif(forgotten_at IS NULL OR task_id LIKE 'submit-%', ask_at, excluded.ask_at),
+    ask_at = iif(forgotten_at IS NULL OR task_id GLOB 'submit-*', ask_at, excluded.ask_at),
     asked_since = iif(forgotten_at IS NULL, asked_since, excluded.asked_since),
     forgotten_at = NULL,
     version = version + 1

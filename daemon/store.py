@@ -225,11 +225,16 @@ class Store:
         await self._fetch("UPDATE task SET claimed_at = NULL WHERE claimed_at IS NOT NULL", ())
 
     async def ask_about_all(self, now: int) -> None:
-        """Make questions due that nobody could ask so far: there was no API key until now."""
+        """Make questions due that nobody could ask so far: there was no API key until now.
+
+        Also about what failed by the word of a callback that nobody has confirmed.
+        """
         await self._fetch(
             """
             UPDATE task SET ask_at = :now, asked_since = :now, version = version + 1
-            WHERE ask_at IS NULL AND state IN ('expected', 'wanted') AND forgotten_at IS NULL
+            WHERE ask_at IS NULL AND forgotten_at IS NULL
+                  AND (state IN ('expected', 'wanted')
+                       OR (state = 'failed' AND answered_at IS NULL AND deadline_at > :now))
                   AND NOT EXISTS (SELECT 1 FROM submission WHERE local_id = task_id)
             """,
             {"now": now},

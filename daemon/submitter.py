@@ -104,7 +104,8 @@ class Submitter:
         self._ring = ring
         self._ring_credits = ring_credits
         self._bell = Bell()
-        self._waiting: dict[int, asyncio.Future[_Word]] = {}
+        self._waiting: dict[int, set[asyncio.Future[_Word]]] = {}
+        self._recording = asyncio.Lock()
         self._impatient: set[int] = set()
         self._begun: set[int] = set()
         self._withdrawn: set[int] = set()
@@ -164,6 +165,47 @@ class Submitter:
         Raises:
             StoreFailed: nothing was recorded, and nothing was sent.
         """
+        async with self._recording:
+            intent = await self._join(wish) or await self._record(wish, source, label)
+            waiter: asyncio.Future[_Word] = asyncio.get_running_loop().create_future()
+            waiting = self._waiting.setdefault(intent.id, set())
+            waiting.add(waiter)
+            if patient:
+                self._impatient.discard(intent.id)
+            elif len(waiting) == 1 and not intent.tries:
+                self._impatient.add(intent.id)
+        self._bell.ring()
+        try:
+            if not patient or not self._is_paused():
+                # A timeout around the future would cancel it.
+                await asyncio.wait({waiter}, timeout=ANSWER_SECONDS)
+        finally:
+            # Also when whoever asked has hung up, or the daemon stops.
+            alone = waiting == {waiter}
+            if alone and not waiter.done() and intent.id in self._impatient:
+                await self._withdraw(intent)
+            waiting.discard(waiter)
+            if not waiting:
+                del self._waiting[intent.id]
+                self._impatient.discard(intent.id)
+        task = await self._task(intent)
+        if not waiter.done():
+            return Submitted(task=task)
+        word = waiter.result()
+        return Submitted(task=task, receipt=word.receipt, reply=word.reply, decision=word.decision)
+
+    async def _join(self, wish: Wish) -> Intent | None:
+        """Find the open intent of the same wish: who asks again for it buys no second film."""
+        intent = await self._store.intents.open_twin(wish)
+        if intent is None or intent.id in self._withdrawn:
+            return None
+        if wish.application_url is not None:
+            await self._store.intents.redirect(intent, wish.application_url)
+        if intent.send_at is None and not intent.calling:
+            await self._store.intents.reopen(intent, self._now())
+        return intent
+
+    async def _record(self, wish: Wish, source: str, label: str | None) -> Intent:
         now = self._now()
         intent = await self._store.intents.record(
             f"{INTENT_PREFIX}{make_ulid(now, secrets.token_bytes(LUCK_BYTES))}",
@@ -174,25 +216,7 @@ class Submitter:
             deadline_at=now + self._retention_ms(),
         )
         _log.info("submit.recorded", task_id=intent.local_id, music_task_id=wish.music_task_id)
-        waiter: asyncio.Future[_Word] = asyncio.get_running_loop().create_future()
-        self._waiting[intent.id] = waiter
-        if not patient:
-            self._impatient.add(intent.id)
-        self._bell.ring()
-        try:
-            if not patient or not self._is_paused():
-                # A timeout around the future would cancel it.
-                await asyncio.wait({waiter}, timeout=ANSWER_SECONDS)
-            if not patient and not waiter.done():
-                await self._withdraw(intent)
-        finally:
-            del self._waiting[intent.id]
-            self._impatient.discard(intent.id)
-        task = await self._task(intent)
-        if not waiter.done():
-            return Submitted(task=task)
-        word = waiter.result()
-        return Submitted(task=task, receipt=word.receipt, reply=word.reply, decision=word.decision)
+        return intent
 
     def _is_paused(self) -> bool:
         return any(self._gates.is_shut(name) for name in _FIRST_GATES)
@@ -258,9 +282,7 @@ class Submitter:
 
     async def _send(self, intent: Intent) -> None:
         receipt, reply = await self._provider.generate(intent.wish().body(self._callback_url()))
-        if receipt.fate is Fate.EXISTED and receipt.task_id is None:
-            # kie.ai does not say which; our own ledger may know.
-            receipt = replace(receipt, task_id=await self._find_twin(intent))
+        receipt = await self._compare(intent, receipt)
         now, luck = self._now(), random.random()
         patient = intent.id not in self._impatient
         decision = judge_receipt(intent, receipt, now, luck, patient=patient)
@@ -276,22 +298,32 @@ class Submitter:
             code=receipt.code,
             message=receipt.message,
         )
-        waiter = self._waiting.get(intent.id)
-        settled = decision.next is not Next.RESEND or decision.doubts == intent.doubts
-        if settled and waiter is not None and not waiter.done():
-            waiter.set_result(_Word(receipt, reply, decision))
+        if decision.next is not Next.RESEND or decision.doubts == intent.doubts:
+            for waiter in self._waiting.get(intent.id, ()):
+                if not waiter.done():
+                    waiter.set_result(_Word(receipt, reply, decision))
         self._bell.ring()
         self._ring()
         self._ring_credits()
 
-    async def _find_twin(self, intent: Intent) -> str | None:
-        found: list[str | None] = []
+    async def _compare(self, intent: Intent, receipt: Receipt) -> Receipt:
+        """Hold the id that the provider named, or did not name, against our own ledger."""
+        known: list[Receipt] = []
 
-        async def find() -> None:
-            found.append(await self._store.intents.twin(intent))
+        async def look() -> None:
+            intents = self._store.intents
+            named = receipt.task_id
+            if named is not None and await intents.is_of_another(intent, named):
+                told = f"it was called {named}, which is the video of another track"
+                known.append(replace(receipt, task_id=None, message=told))
+            elif receipt.fate is Fate.EXISTED and not (intent.doubts or intent.unheard):
+                # kie.ai does not say which it is. After a doubt it may be one that we do not know.
+                known.append(replace(receipt, task_id=named or await intents.twin(intent)))
+            else:
+                known.append(receipt)
 
-        await self._carry(find)
-        return found[0]
+        await self._carry(look)
+        return known[0]
 
     async def _carry(self, news: Callable[[], Awaitable[None]]) -> None:
         """Bring news to the ledger, until it takes them."""

@@ -92,7 +92,8 @@ def report(invocation: Invocation, since: str, *, as_json: bool) -> None:
 
 
 @cli.command()
+@as_json
 @click.pass_obj
-def export(invocation: Invocation) -> None:
+def export(invocation: Invocation, *, as_json: bool) -> None:  # noqa: ARG001 - it is always JSON
     """Print the ledger: every task with its history, one JSON object a line, the newest first."""
     print_json(invocation.client().export())

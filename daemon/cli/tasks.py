@@ -180,8 +180,12 @@ def retry(
         raise click.UsageError("name the tasks, or use --failed")
     client = invocation.client()
     if failed:
-        failures = client.tasks(["failed"])
-        ids = tuple(task["task_id"] for task in failures if task["forgotten_at"] is None)
+        # A refused submit is bought again only by its id.
+        ids = tuple(
+            task["task_id"]
+            for task in client.tasks(["failed"])
+            if task["forgotten_at"] is None and not display.is_submit(task)
+        )
     retried, code = _each(ids, lambda task_id: client.retry(task_id, force=force))
     for task in retried:
         if task["state"] in {"stored", "done"}:

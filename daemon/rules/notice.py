@@ -30,8 +30,8 @@ LINK_LIMIT: Final = 2048
 SIGNATURE_WINDOW_SECONDS: Final = 300
 """kie.ai names no tolerance; Stripe, Svix and Standard Webhooks all use five minutes."""
 
-# What begins with "submit-" is an id of ours (rules/task.INTENT_PREFIX), and no provider's.
-TASK_ID = re.compile(r"(?!submit-)[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
+# What begins so is an id of ours, of a submit or of a callback in quarantine.
+TASK_ID = re.compile(r"(?!submit-|quarantine-)[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 
 
 class Evidence(Enum):

@@ -11,7 +11,7 @@ kie.ai answers 422 with "already exists" instead of 409.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -28,6 +28,8 @@ NOWHERE: Final = "https://callback.invalid/none"
 """The provider insists on a `callBackUrl`; no name below .invalid resolves (RFC 6761, 6.4)."""
 RESEND_FIRST_MS: Final = 5 * SECOND
 RESEND_LIMIT_MS: Final = 10 * MINUTE
+ODD_LIMIT: Final = 100
+"""Characters of an id that is none, for a person to search for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,7 @@ _ACCOUNT: Mapping[Outcome, Reason] = {
     Outcome.CREDITS: Reason.OUT_OF_CREDITS,
 }
 _PAUSED = (Outcome.RATE, Outcome.MAINTENANCE)
+_GATED = (*_PAUSED, *_ACCOUNT)
 _CONFLICT = 409
 _UNPROCESSABLE = 422
 _NOT_FOUND = 404
@@ -138,36 +141,40 @@ _SERVER_ERROR = 500
 
 
 def read_receipt(kind: str, status: int, body: bytes) -> Receipt:
-    """Read what `generate` answered."""
+    """Read what `generate` answered.
+
+    Whoever names a task is believed, whatever else the answer says: asking about it is free.
+    """
     found = open_envelope(kind, status, body)
-    if isinstance(found, Answer):
-        return _read_refusal(found, body)
-    code, message, data = found
+    data = _read_document(body).get("data")
     task_id = _read_task_id(data)
-    if task_id is None:
+    if isinstance(found, Answer):
+        receipt = _read_refusal(found, body)
+        if task_id is None or receipt.outcome in _GATED:
+            return receipt
+        fate = Fate.EXISTED if receipt.fate is Fate.EXISTED else Fate.TAKEN
+        return replace(receipt, fate=fate, task_id=task_id, reason=None)
+    code, message, _ = found
+    if task_id is not None:
         return Receipt(
-            fate=Fate.UNKNOWN,
-            outcome=Outcome.ODD,
-            message="the answer names no task",
-            code=code,
+            fate=Fate.TAKEN, outcome=Outcome.ANSWERED, task_id=task_id, message=message, code=code
         )
+    if isinstance(data, dict) and data.get("taskId", data.get("task_id")) is not None:
+        odd = repr(data.get("taskId", data.get("task_id")))[:ODD_LIMIT]
+        told = f"the provider took it, and calls it {odd}, which is no task id"
+        return Receipt(fate=Fate.TAKEN, outcome=Outcome.ODD, message=told, code=code)
     return Receipt(
-        fate=Fate.TAKEN, outcome=Outcome.ANSWERED, task_id=task_id, message=message, code=code
+        fate=Fate.UNKNOWN, outcome=Outcome.ODD, message="the answer names no task", code=code
     )
 
 
 def _read_refusal(answer: Answer, body: bytes) -> Receipt:
-    document = _read_document(body)
-    told = read_code(document.get("code"))
+    told = read_code(_read_document(body).get("code"))
     # Without a code in the body, `answer.code` is the HTTP status, perhaps of a proxy.
     has_code = told is not None and told == answer.code
     if _is_duplicate(answer.code, answer.message):
         return Receipt(
-            fate=Fate.EXISTED,
-            outcome=Outcome.ANSWERED,
-            task_id=_read_task_id(document.get("data")),
-            message=answer.message,
-            code=answer.code,
+            fate=Fate.EXISTED, outcome=Outcome.ANSWERED, message=answer.message, code=answer.code
         )
     fate, reason = _judge_refusal(answer, has_code=has_code)
     alone = fate is Fate.REFUSED and answer.outcome not in _ACCOUNT
@@ -215,14 +222,12 @@ def _read_document(body: bytes) -> Mapping[str, object]:
 def _read_task_id(data: object) -> str | None:
     if not isinstance(data, dict):
         return None
-    return next(
-        (
-            value
-            for value in (data.get("taskId"), data.get("task_id"))
-            if isinstance(value, str) and TASK_ID.fullmatch(value)
-        ),
-        None,
-    )
+    for value in (data.get("taskId"), data.get("task_id")):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        text = str(value) if whole else value
+        if isinstance(text, str) and TASK_ID.fullmatch(text):
+            return text
+    return None
 
 
 class Next(Enum):
@@ -285,14 +290,17 @@ def judge_receipt(
         if unheard == 0:
             # Every time a readable error of the server: no video was made.
             return decide(Next.FAIL, reason=receipt.reason)
-        told = f"nobody knows whether the provider took it: {receipt.message}"
-        return decide(Next.LEAVE_OPEN, told)
-    if receipt.fate is Fate.EXISTED:
-        told = "the provider has a video of this track already, and did not say its id"
-        return decide(Next.LEAVE_OPEN, f"{told}: {receipt.message}")
+        return decide(Next.LEAVE_OPEN)
+    if receipt.fate in {Fate.TAKEN, Fate.EXISTED}:
+        told = "the provider has a video of this track already, and did not say its id: "
+        told = told if receipt.fate is Fate.EXISTED else ""
+        return decide(Next.LEAVE_OPEN, f"{told}{receipt.message}")
     # The state of the account says nothing of a call before: it may have spent the last credits.
     passing = receipt.fate is Fate.DEFERRED or receipt.reason in _ACCOUNT.values()
     if passing and (doubts + unheard or (patient and receipt.fate is Fate.DEFERRED)):
         pause = backoff(intent.tries, RESEND_FIRST_MS, RESEND_LIMIT_MS, luck)
         return decide(Next.RESEND, send_at=now + pause)
+    if unheard:
+        told = f"refused now, but an earlier call may have been accepted: {receipt.message}"
+        return decide(Next.LEAVE_OPEN, told)
     return decide(Next.FAIL, reason=receipt.reason or Reason.PROVIDER_ERROR)

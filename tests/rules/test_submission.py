@@ -77,6 +77,7 @@ def test_a_taken_request_names_its_task(kind: str) -> None:
         tell(200, data={"taskId": "v1"}),
         tell(0, data={"task_id": "v1"}),
         tell("200", data={"taskId": "", "task_id": "v1"}),
+        tell(200, data={"taskId": None, "task_id": "v1"}),
         b'{"data": {"taskId": "v1"}}',
         b"\xef\xbb\xbf" + tell(200, data={"taskId": "v1"}),
     ):
@@ -86,14 +87,23 @@ def test_a_taken_request_names_its_task(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "task_id", [None, 7, 7.5, True, "", " ", "a b", "-a", "a" * 129, ["v1"], {"id": "v1"}, "é"]
+    "task_id",
+    [7.5, True, "", " ", "a b", "-a", "submit-1", "a" * 129, ["v1"], {"id": "v1"}, "é"],
 )
 def test_an_odd_id_is_none(task_id: object) -> None:
-    """Nobody knows then whether it was taken; the API lives."""
+    """It was taken and is paid for; the id is kept for a person to search for; the API lives."""
     receipt = read_receipt("sunoapi", 200, tell(200, data={"taskId": task_id}))
-    assert (receipt.fate, receipt.task_id, receipt.outcome) == (UNKNOWN, None, ODD)
+    assert (receipt.fate, receipt.task_id, receipt.outcome) == (TAKEN, None, ODD)
+    assert repr(task_id)[:100] in receipt.message
     duplicate = read_receipt("sunoapi", 200, tell(409, data={"taskId": task_id}))
     assert (duplicate.fate, duplicate.task_id) == (EXISTED, None)
+
+
+def test_a_number_is_an_id_too() -> None:
+    """A provider that counts its tasks is not paid twice for it."""
+    assert read_receipt("sunoapi", 200, tell(200, data={"taskId": 12345})).task_id == "12345"
+    nothing = read_receipt("sunoapi", 200, tell(200, data={"taskId": None}))
+    assert (nothing.fate, nothing.task_id) == (UNKNOWN, None)
 
 
 # By code: fate, reason, outcome. What a kind does not document is what its siblings mean by it.
@@ -171,8 +181,7 @@ def test_a_message_cut_within_a_character_hides_no_id() -> None:
     """The id of a duplicate is worth a video, whatever bytes stand beside it."""
     body = tell(409, "MARK", data={"taskId": "v1"}).replace(b"MARK", b"\xe5\xb7")
     assert read_receipt("sunoapi", 200, body).task_id == "v1"
-    refused = read_receipt("sunoapi", 200, body.replace(b"409", b"400"))
-    assert (refused.fate, refused.reason) == (REFUSED, Reason.BAD_REQUEST)
+    assert read_receipt("sunoapi", 200, body.replace(b"409", b"400")).task_id == "v1"
 
 
 @pytest.mark.parametrize(
@@ -207,11 +216,29 @@ def test_a_status_without_a_readable_code_may_be_a_proxy(
     ]
     if status not in {200, 204}:
         # A code of success beside an HTTP error is no code of that error.
-        bodies += [tell(200), tell(200, data={"taskId": "v1"}), b'{"data": null}']
+        bodies += [tell(200), b'{"data": null}']
     for body in bodies:
         found = read_receipt(kind, status, body)
         assert (found.fate, found.reason, found.outcome) == (fate, reason, outcome), body
         assert found.task_id is None
+
+
+@pytest.mark.parametrize("status", [200, 303, 400, 403, 404, 413, 451, 500, 502])
+@pytest.mark.parametrize("code", [200, 400, 404, 408, 422, 500, 501])
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_whoever_names_a_task_is_believed(kind: str, status: int, code: int) -> None:
+    """Asking about it is free; a video that was paid for beside an odd code is not."""
+    found = read_receipt(kind, status, tell(code, data={"taskId": "v1"}))
+    assert (found.fate, found.task_id, found.reason) == (TAKEN, "v1", None)
+
+
+@pytest.mark.parametrize("code", [401, 429, 455])
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_a_refused_account_takes_nothing(kind: str, code: int) -> None:
+    """What holds for all calls holds whatever stands beside it."""
+    found = read_receipt(kind, 200, tell(code, data={"taskId": "v1"}))
+    assert found.task_id is None
+    assert found.outcome in {KEY, Outcome.CREDITS, RATE, Outcome.MAINTENANCE}
 
 
 @pytest.mark.parametrize("data", [None, 5, "v1", [], ["v1"], True])
@@ -271,22 +298,37 @@ def test_a_refusal_fails(reason: Reason, *, patient: bool) -> None:
     [
         (Reason.OUT_OF_CREDITS, Next.RESEND),
         (Reason.UNAUTHORIZED, Next.RESEND),
-        (Reason.BAD_REQUEST, Next.FAIL),
     ],
 )
 @pytest.mark.parametrize("patient", [True, False])
 def test_the_account_says_nothing_of_a_call_before(
     reason: Reason, after: Next, *, patient: bool
 ) -> None:
-    """The first call may have spent the last credits; a bad request was bad the first time, too."""
+    """The first call may have spent the last credits."""
     for doubts, unheard in ((1, 1), (1, 0), (0, 1)):
         found = judge(
             REFUSED, reason=reason, patient=patient, doubts=doubts, unheard=unheard, tries=2
         )
         assert found.next is after
-        if after is Next.RESEND:
-            assert found.send_at == NOW + RESEND_FIRST_MS
-            assert (found.doubts, found.unheard, found.reason) == (doubts, unheard, None)
+        assert found.send_at == NOW + RESEND_FIRST_MS
+        assert (found.doubts, found.unheard, found.reason) == (doubts, unheard, None)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_refusal_says_nothing_of_a_call_that_nobody_heard_of(*, patient: bool) -> None:
+    """It may have been accepted all the same: a person looks. A readable error made nothing."""
+    found = judge(REFUSED, reason=Reason.BAD_REQUEST, patient=patient, doubts=1, unheard=1)
+    assert (found.next, found.reason, found.send_at) == (Next.LEAVE_OPEN, None, None)
+    assert found.message == "refused now, but an earlier call may have been accepted: told"
+    found = judge(REFUSED, reason=Reason.BAD_REQUEST, patient=patient, doubts=1)
+    assert (found.next, found.reason) == (Next.FAIL, Reason.BAD_REQUEST)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_what_was_taken_without_an_id_waits_for_a_person(*, patient: bool) -> None:
+    """It is paid for, so it is not sent again."""
+    found = judge(TAKEN, patient=patient)
+    assert (found.next, found.send_at, found.message) == (Next.LEAVE_OPEN, None, "told")
 
 
 @pytest.mark.parametrize("tries", [1, 2, 5, 99])
@@ -336,5 +378,4 @@ def test_the_second_doubt_ends_the_calls(
     if after is Next.FAIL:
         assert (found.reason, found.message) == (reason, "told")
     else:
-        assert found.message == "nobody knows whether the provider took it: told"
-        assert found.reason is None
+        assert (found.message, found.reason) == ("told", None)

@@ -223,16 +223,16 @@ async def test_a_message_is_given_up_after_three_days(
     "target",
     ["http://10.0.0.1/cb?secret", "ftp://a.example/?secret", "https://8.8.8.8/?secret", "x?secret"],
 )
-async def test_a_forbidden_receiver_is_given_up_at_once(
+async def test_a_forbidden_receiver_is_not_dialled(
     run: Run, write: Write, store: Store, lines: Lines, target: str
 ) -> None:
-    """What may not be dialled is not dialled, and the refusal holds no query either."""
+    """It is tried again, for a policy or a resolver may be mended; no query stands anywhere."""
     await write(target)
     async with run():
         _, due_at, _, error = await tried(store)
-    assert due_at is None
+    assert due_at is not None
     assert "secret" not in error
-    assert [line["event"] for line in lines] == ["notify.failed"]
+    assert [line["event"] for line in lines] == ["notify.delayed"]
     assert "secret" not in str(lines)
 
 

@@ -271,13 +271,17 @@ async def test_too_many_calls_are_503_as_well(
         assert statuses == [200] * 5 + [503]
 
 
-async def test_a_refused_key_shuts_the_gate_for_all(open_desk: Open, gates: Gates) -> None:
-    """What the application made us learn holds for our own questions."""
+@pytest.mark.parametrize(("code", "shut"), [(401, []), (429, []), (455, []), (430, ["rate"])])
+async def test_only_the_rate_is_everybodys(
+    open_desk: Open, gates: Gates, code: int, shut: list[str]
+) -> None:
+    """Another product may refuse the key and mean itself; the pace is the account's."""
     async with open_desk() as desk:
-        desk.upstream.body = b'{"code":401,"msg":"You do not have access permissions"}'
-        status, _, answer = await desk.ask("GET", "/api/v1/generate/credit")
+        desk.upstream.body = b'{"code":%d,"msg":"this product is not in your plan"}' % code
+        status, headers, answer = await desk.ask("GET", "/api/v1/generate/credit")
         assert (status, answer) == (200, desk.upstream.body)
-        assert [shut.name for shut in gates.shut()] == ["key"]
+        assert headers["Content-Security-Policy"] == "sandbox"
+        assert [gate.name for gate in gates.shut()] == shut
 
 
 async def test_a_task_that_is_asked_about_is_tracked(

@@ -166,18 +166,38 @@ async def test_a_withdrawal_is_carried_to_a_full_ledger(start: Start, break_ledg
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_who_hangs_up_leaves_a_wish_that_is_sent(start: Start) -> None:
-    """Recorded is recorded; nothing of the one who left remains."""
+@pytest.mark.parametrize("patient", [True, False])
+async def test_who_hangs_up(start: Start, *, patient: bool) -> None:
+    """An application asks again, so nothing is bought behind its back; the owner's wish stands."""
     async with serve() as simulator, start(simulator) as station:
-        station.gates.close("rate", "busy")
-        waiting = asyncio.create_task(station.submit(patient=False))
+        if not patient:
+            station.gates.close("rate", "busy")
+        else:
+            simulator.next_faults = Faults(answer_delay_seconds=0.3)
+        waiting = asyncio.create_task(station.submit(patient=patient))
         await until(lambda: asyncio.sleep(0, bool(station.submitter._waiting)))
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         assert station.submitter._waiting == {}
         station.gates.open("rate")
         station.submitter.ring()
-        assert [(await named(station)).task_id] == list(simulator.tasks)
+        if patient:
+            assert [(await named(station)).task_id] == list(simulator.tasks)
+        else:
+            assert (await station.task()).state == "failed"
+            assert sent(simulator) == 0
+
+
+async def test_who_asks_again_joins(start: Start) -> None:
+    """Two who want the same film at once hear the same answer, and it is asked for once."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.next_faults = Faults(answer_delay_seconds=0.2)
+        one, two = await asyncio.gather(station.submit(patient=False), station.submit(patient=True))
+        assert one.task.task_id == two.task.task_id == next(iter(simulator.tasks))
+        assert sent(simulator) == 1
+        other = await station.submit(author="somebody else")
+        assert other.known_before
+        assert sent(simulator) == 2
 
 
 async def test_without_a_key_nothing_is_sent(start: Start) -> None:
