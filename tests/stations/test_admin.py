@@ -21,6 +21,7 @@ from daemon.provider import Provider
 from daemon.rules.address import AddressPolicy
 from daemon.rules.lifecycle import Cause
 from daemon.rules.schedule import Pace
+from daemon.rules.submission import Wish
 from daemon.rules.task import Tidings
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
@@ -388,3 +389,36 @@ async def test_an_admin_socket_answers_only_its_owner(call: Call, tmp_path: Path
     mode = (await asyncio.to_thread((tmp_path / "admin.sock").stat)).st_mode
     assert mode & 0o777 == 0o600
     assert await call("get", "/healthz") == {"status": "ok"}
+
+
+async def test_a_wish_that_is_being_sent_cannot_be_forgotten(call: Call, store: Store) -> None:
+    """Nobody would look for a video that may be paid for at this very moment."""
+    wish = Wish(music_task_id="m", audio_id="a")
+    intent = await store.intents.record(
+        "submit-1", wish, source="submit", label=None, now=NOW, deadline_at=NOW + DAY_MS
+    )
+    assert await store.intents.begin(intent) is not None
+    with pytest.raises(DaemonRefused, match="right now") as refused:
+        await call("forget", "submit-1")
+    assert refused.value.status == 409
+    await store.intents.postpone(intent, None, doubts=2, unheard=2)
+    assert (await call("forget", "submit-1"))["forgotten_at"] is not None
+
+
+async def test_a_foreign_page_makes_no_call_with_our_key(office: Office) -> None:
+    """Below the gateway's prefix a GET is no harmless request either."""
+
+    async def relay(_: web.Request) -> web.Response:
+        return web.Response(text="relayed")
+
+    app = admin_app(office, lambda _: None, [web.get("/api/v1/{path:.*}", relay)])
+    runner = private_runner(app)
+    url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o600)
+    try:
+        async with post_session() as session:
+            for site, status in (("cross-site", 403), ("same-origin", 200), (None, 200)):
+                headers = {"Sec-Fetch-Site": site} if site else {}
+                async with session.get(f"{url}/api/v1/x", headers=headers) as response:
+                    assert response.status == status
+    finally:
+        await close([runner])

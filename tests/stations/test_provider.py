@@ -348,12 +348,13 @@ async def test_a_key_that_buys_a_video_is_a_good_key(gates: Gates, now: Now) -> 
         (Reply(delay_seconds=3), Fate.UNKNOWN),
         (Reply(raw="x" * 2_000_000), Fate.UNKNOWN),
         (Reply(status=302), Fate.DEFERRED),
+        (Reply(status=303), Fate.UNKNOWN),
     ],
 )
 async def test_a_call_without_an_answer_is_a_receipt_too(
     gates: Gates, now: Now, reply: Reply, fate: Fate
 ) -> None:
-    """There is no reply to pass on; a redirect says that nothing was taken."""
+    """There is no reply to pass on; a redirect says that nothing was taken, but for See Other."""
     async with connect(gates, now) as (provider, simulator):
         simulator.script_api(ApiFaults(codes=(reply,), path=GENERATE))
         receipt, told = await provider.generate(WISH)
@@ -409,3 +410,15 @@ async def test_no_music_and_no_fresh_link_are_none(
             assert shut(gates) == ([gate] if gate else [])
             for name in shut(gates):
                 gates.open(name)
+
+
+async def test_calls_for_others_leave_room_for_our_own(gates: Gates, now: Now) -> None:
+    """They get half of the pace, and wait in a line of their own."""
+    async with connect(gates, now, rate=20) as (provider, _):
+        relayed = [asyncio.create_task(provider.permit_relay()) for _ in range(3 * BURST)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(0.5):
+            await provider.permit()
+        assert not all(task.done() for task in relayed)
+        async with asyncio.timeout(3):
+            await asyncio.gather(*relayed)

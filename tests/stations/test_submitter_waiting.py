@@ -1,6 +1,7 @@
 """Whoever submits waits a while; what happens when gates, ledger or patience do not last."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,15 @@ import pytest
 from daemon.gates import Gates
 from daemon.rules.failure import Reason
 from daemon.rules.schedule import MINUTE
-from daemon.simulator.faults import ApiFaults, Faults
+from daemon.rules.submission import Next
+from daemon.simulator.faults import ApiFaults, Faults, Reply
 from daemon.store import Store
 from tests.stations.submitting import (
     GENERATE,
     START,
     TERMS,
+    WEEK,
+    WISH,
     Advance,
     Break,
     Now,
@@ -212,3 +216,38 @@ async def test_without_a_key_nothing_is_sent(start: Start) -> None:
         station.terms = TERMS
         station.submitter.ring()
         assert (await waiting).task.task_id in simulator.tasks
+
+
+async def test_an_id_of_another_track_is_not_believed(start: Start) -> None:
+    """The ledger knows whose it is; the film of one track is not told as that of another."""
+    async with serve() as simulator, start(simulator) as station:
+        first = (await station.submit()).task
+        told = json.dumps({"code": 200, "msg": "success", "data": {"taskId": first.task_id}})
+        simulator.next_faults = Faults(answer=Reply(raw=told))
+        second = await station.submit(audio_id="another")
+        assert second.task.task_id != first.task_id
+        assert second.decision is not None
+        assert second.decision.next is Next.LEAVE_OPEN
+        assert "another track" in (second.task.message or "")
+
+
+async def test_a_new_process_withdraws_what_applications_did_not_get_sent(
+    store: Store, start: Start
+) -> None:
+    """Their connections broke with the old one, and they ask again; the owner's wish is sent."""
+    async with serve() as simulator, start(simulator) as station:
+        station.terms = replace(TERMS, has_key=False)
+        station.submitter.ring()
+        await asyncio.sleep(0.02)
+        for number, source in enumerate(("gateway", "submit", "gateway")):
+            await store.intents.record(
+                f"submit-{number}", WISH, source=source, label=None, now=1, deadline_at=WEEK
+            )
+        sent_once = await station.intent(3)
+        assert await store.intents.begin(sent_once) is not None
+        await store.intents.recover(2)
+        await store.intents.withdraw_unsent(3)
+        states = [(await station.task(number)).state for number in (1, 2, 3)]
+        assert states == ["failed", "expected", "expected"]
+        assert (await station.intent(1)).settled_at == 3
+        assert (await station.task(1)).message == "the daemon stopped before it was sent"
