@@ -66,14 +66,14 @@ class Intents:
         )
         return found[0] if found else None
 
-    async def next_due(self) -> int | None:
-        """Return when the next one is to be sent."""
+    async def next_due(self, now: int) -> int | None:
+        """Return when, after `now`, the next one is to be sent."""
         rows = await self._fetch(
             """
             SELECT min(send_at) FROM submission JOIN task ON task.id = submission.task
-            WHERE send_at IS NOT NULL AND state = 'expected' AND forgotten_at IS NULL
+            WHERE send_at > ? AND state = 'expected' AND forgotten_at IS NULL
             """,
-            (),
+            (now,),
         )
         at: int | None = rows[0][0]
         return at

@@ -65,26 +65,25 @@ class Poller:
 
     async def _wait_until_due(self) -> None:
         while True:
-            heard = self._bell.listen()
+            heard, now = self._bell.listen(), self._now()
             if not self._terms().has_key:
                 await sleep_until(heard, LONGEST_WAIT_MS / 1000)
                 continue
-            if await self._pick() is not None:
+            if await self._pick(now) is not None:
                 return
-            due_at, _ = await self._store.next_due()
-            # What is due already is on its way, and rings when its answer is settled.
-            wait_ms = due_at - self._now() if due_at is not None else LONGEST_WAIT_MS
-            await sleep_until(heard, (wait_ms if wait_ms > 0 else LONGEST_WAIT_MS) / 1000)
+            # What was due by `now` is on its way, and rings when its answer is settled.
+            due_at, _ = await self._store.next_due(now)
+            await sleep_until(heard, (LONGEST_WAIT_MS if due_at is None else due_at - now) / 1000)
 
     async def _take(self) -> Task | None:
         self._freshest = not self._freshest
-        task = await self._pick()
+        task = await self._pick(self._now())
         if task is not None:
             self._asking.add(task.id)
         return task
 
-    async def _pick(self) -> Task | None:
-        due = await self._store.due_questions(self._now(), AT_ONCE + 1, freshest=self._freshest)
+    async def _pick(self, now: int) -> Task | None:
+        due = await self._store.due_questions(now, AT_ONCE + 1, freshest=self._freshest)
         return next((task for task in due if task.id not in self._asking), None)
 
     async def _ask(self, task: Task) -> None:

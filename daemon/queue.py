@@ -55,9 +55,9 @@ class DownloadQueue:
             self._put(self._urgent, self._waiting[0], (due.failing, due.deadline_at, due.task_id))
         for due in await store.due_downloads(moment, self._limit(self._fresh), freshest=True):
             self._put(self._fresh, self._waiting[1], (due.failing, -due.id, due.task_id))
-        _, due_at = await store.next_due()
+        _, due_at = await store.next_due(moment)
         # What is due already lies in the queue; the worker that takes it rings afterwards.
-        return due_at - moment if due_at is not None and due_at > moment else 30_000
+        return 30_000 if due_at is None else due_at - moment
 
     @staticmethod
     def _limit(queue: asyncio.PriorityQueue[Place]) -> int:

@@ -267,16 +267,15 @@ class Store:
             (now, limit),
         )
 
-    async def next_due(self) -> tuple[int | None, int | None]:
-        """Return when the next question and the next unclaimed download step fall due."""
+    async def next_due(self, now: int) -> tuple[int | None, int | None]:
+        """Return when, after `now`, the next question and the next download step fall due."""
         rows = await self._fetch(
             f"""
-            SELECT (SELECT min(ask_at) FROM task
-                    WHERE ask_at IS NOT NULL AND forgotten_at IS NULL),
+            SELECT (SELECT min(ask_at) FROM task WHERE ask_at > :now AND forgotten_at IS NULL),
                    (SELECT min(fetch_at) FROM task
-                    WHERE {_STEPPING} AND claimed_at IS NULL)
+                    WHERE {_STEPPING} AND claimed_at IS NULL AND fetch_at > :now)
             """,
-            (),
+            {"now": now},
         )
         return rows[0][0], rows[0][1]
 

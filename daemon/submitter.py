@@ -263,8 +263,8 @@ class Submitter:
                 continue
             if await self._store.intents.due(now, first=first) is not None:
                 return
-            due_at = await self._store.intents.next_due()
-            wait_ms = due_at - now if due_at is not None and due_at > now else LONGEST_WAIT_MS
+            due_at = await self._store.intents.next_due(now)
+            wait_ms = LONGEST_WAIT_MS if due_at is None else due_at - now
             await sleep_until(heard, wait_ms / 1000)
 
     async def _take(self, *, first: bool) -> Intent | None:

@@ -168,7 +168,7 @@ def forget(invocation: Invocation, ids: tuple[str, ...], *, as_json: bool) -> in
 
 @cli.command()
 @click.argument("ids", nargs=-1, metavar="ID...")
-@click.option("--failed", is_flag=True, help="All tasks that failed.")
+@click.option("--failed", is_flag=True, help="All that failed, but no refused submit.")
 @click.option("--force", is_flag=True, help="Also what the retention policy removed.")
 @as_json
 @click.pass_obj

@@ -113,11 +113,11 @@ async def test_the_oldest_is_sent_first_and_each_in_its_lane(store: Store, recor
     assert begun == replace(one, send_at=None, calling=1, tries=1)
     assert await store.intents.begin(one) is None
     assert await store.intents.due(START, first=True) == two
-    assert await store.intents.next_due() == START
+    assert await store.intents.next_due(0) == START
     await store.intents.begin(two)
-    assert await store.intents.next_due() is None
+    assert await store.intents.next_due(0) is None
     await store.intents.postpone(begun, START + 5, doubts=1, unheard=1)
-    assert await store.intents.next_due() == START + 5
+    assert await store.intents.next_due(0) == START + 5
     assert await store.intents.due(START + 4, first=False) is None
     again = await store.intents.due(START + 5, first=False)
     assert again == replace(begun, send_at=START + 5, calling=0, doubts=1, unheard=1)
@@ -142,12 +142,12 @@ async def test_a_forgotten_or_failed_wish_is_not_sent(store: Store, record: Reco
         await move(store, "submit-1", None, forgotten_at=at)
         forgotten = at is not None
         assert (await store.intents.due(START, first=True) is None) == forgotten
-        assert (await store.intents.next_due() is None) == forgotten
+        assert (await store.intents.next_due(0) is None) == forgotten
     await move(store, "submit-1", Cause.DECLINED, reason="bad_request")
     settled = await reread(store, intent)
     assert (settled.send_at, settled.calling, settled.settled_at) == (None, 0, START)
     assert await store.intents.begin(settled) is None
-    assert await store.intents.next_due() is None
+    assert await store.intents.next_due(0) is None
 
 
 async def test_the_provider_s_id_takes_the_place_of_the_local_one(

@@ -81,13 +81,13 @@ async def test_the_longest_overdue_question_comes_first(store: Store, plant: Pla
 
 async def test_it_is_known_when_something_falls_due(store: Store, plant: Plant) -> None:
     """The next question and the next download step, each by its own clock; None without any."""
-    assert await store.next_due() == (None, None)
+    assert await store.next_due(NOW) == (None, None)
     await plant("asked", ask_at=NOW + 7)
     await plant("claimed", State.WANTED, fetch_at=NOW + 1, claimed_at=NOW)
     await plant("done", State.DONE, fetch_at=NOW + 1)
-    assert await store.next_due() == (NOW + 7, None)
+    assert await store.next_due(NOW) == (NOW + 7, None)
     await plant("wanted", State.WANTED, fetch_at=NOW + 5, ask_at=NOW + 6)
-    assert await store.next_due() == (NOW + 6, NOW + 5)
+    assert await store.next_due(NOW) == (NOW + 6, NOW + 5)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +131,15 @@ async def test_what_is_past_its_deadline_comes_in_pages(store: Store, plant: Pla
         seen += [task.task_id for task in page]
         after_id = page[-1].id
     assert seen == ["t0", "t1", "t2", "t3", "t4"]
+
+
+async def test_what_is_due_already_hides_nothing_that_falls_due_later(
+    store: Store, plant: Plant
+) -> None:
+    """A question that is on its way, however long it takes, delays no other one."""
+    await plant("asked", ask_at=NOW)
+    await plant("later", ask_at=NOW + 200)
+    await plant("fetched", State.WANTED, fetch_at=NOW)
+    await plant("waiting", State.WANTED, fetch_at=NOW + 300)
+    assert await store.next_due(NOW) == (NOW + 200, NOW + 300)
+    assert await store.next_due(NOW - 1) == (NOW, NOW)
