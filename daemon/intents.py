@@ -29,14 +29,15 @@ class Intents:
         label: str | None,
         now: int,
         deadline_at: int,
+        send: bool = True,
     ) -> Intent:
-        """Commit a wish and its task, due to be sent at once."""
+        """Commit a wish and its task, due to be sent at once unless not `send`."""
         await self._fetch(
             """
             INSERT INTO intent (local_id, label, source, deadline_at, music_task_id, audio_id,
                                 author, domain_name, application_url, send_at, created_at)
             VALUES (:local_id, :label, :source, :deadline_at, :music_task_id, :audio_id,
-                    :author, :domain_name, :application_url, :now, :now)
+                    :author, :domain_name, :application_url, :send_at, :now)
             """,
             {
                 "local_id": local_id,
@@ -48,6 +49,7 @@ class Intents:
                 "author": wish.author,
                 "domain_name": wish.domain_name,
                 "application_url": wish.application_url,
+                "send_at": now if send else None,
                 "now": now,
             },
         )
@@ -150,12 +152,6 @@ class Intents:
             (wish.music_task_id, wish.audio_id, wish.author, wish.domain_name),
         )
         return found[0] if found else None
-
-    async def redirect(self, intent: Intent, application_url: str) -> None:
-        """Let another application be called about an open intent: it asked again."""
-        await self._fetch(
-            "UPDATE submission SET application_url = ? WHERE id = ?", (application_url, intent.id)
-        )
 
     async def is_of_another(self, intent: Intent, task_id: str) -> bool:
         """Return whether a task was submitted here for other tracks only."""

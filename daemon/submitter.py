@@ -192,6 +192,8 @@ class Submitter:
         if not waiter.done():
             return Submitted(task=task)
         word = waiter.result()
+        if word.decision.next is Next.NAME:
+            await self._enlist(intent, wish, source, task)
         return Submitted(task=task, receipt=word.receipt, reply=word.reply, decision=word.decision)
 
     async def _join(self, wish: Wish) -> Intent | None:
@@ -199,13 +201,22 @@ class Submitter:
         intent = await self._store.intents.open_twin(wish)
         if intent is None or intent.id in self._withdrawn:
             return None
-        if wish.application_url is not None:
-            await self._store.intents.redirect(intent, wish.application_url)
         if intent.send_at is None and not intent.calling:
             await self._store.intents.reopen(intent, self._now())
         return intent
 
-    async def _record(self, wish: Wish, source: str, label: str | None) -> Intent:
+    async def _enlist(self, intent: Intent, wish: Wish, source: str, task: Task) -> None:
+        """Let an application that joined the wish of another be called as well."""
+        if wish.application_url in {None, intent.application_url}:
+            return
+        extra = await self._record(wish, source, None, send=False)
+        now = self._now()
+        await self._store.intents.name(extra, task.task_id, ask_at=task.ask_at, now=now, tells=True)
+        self._ring()
+
+    async def _record(
+        self, wish: Wish, source: str, label: str | None, *, send: bool = True
+    ) -> Intent:
         now = self._now()
         intent = await self._store.intents.record(
             f"{INTENT_PREFIX}{make_ulid(now, secrets.token_bytes(LUCK_BYTES))}",
@@ -214,6 +225,7 @@ class Submitter:
             label=label,
             now=now,
             deadline_at=now + self._retention_ms(),
+            send=send,
         )
         _log.info("submit.recorded", task_id=intent.local_id, music_task_id=wish.music_task_id)
         return intent

@@ -236,3 +236,13 @@ def test_a_passing_trouble_keeps_the_fresh_link() -> None:
     assert after.next_link == SHORT
     refused = Refused(Reason.LINK_REFUSED, "HTTP 403")
     assert apply(after, judge_failure(after, refused, NOW, TERMS, 0.5)).next_link == LINK
+
+
+@pytest.mark.parametrize("answer", [PENDING, UNKNOWN])
+def test_an_answer_under_way_leaves_it_forgotten(answer: Answer) -> None:
+    """The question was asked before somebody forgot the task; a film brings it back."""
+    about = task(forgotten_at=NOW)
+    after = apply(about, judge_answer(about, answer, NOW, TERMS, 0.5))
+    assert (after.forgotten_at, after.ask_at) == (NOW, None)
+    after = apply(about, judge_answer(about, SUCCESS, NOW, TERMS, 0.5))
+    assert (after.forgotten_at, after.state) == (None, "wanted")

@@ -350,3 +350,18 @@ async def test_an_answer_is_relayed_even_without_a_ledger(
         assert await store.task("other") is None
         assert (await desk.ask("GET", path))[0] == 200
         assert await store.task("other") is not None
+
+
+async def test_a_body_that_does_not_come_is_given_up(
+    open_desk: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins a request and falls silent holds no memory of ours for ever."""
+    monkeypatch.setattr(gateway, "BODY_SECONDS", 0.1)
+    async with open_desk() as desk:
+        port = int(desk.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /api/v1/lyrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        async with asyncio.timeout(3):
+            assert (await reader.readline()).split()[1] == b"408"
+        writer.close()
+        await writer.wait_closed()

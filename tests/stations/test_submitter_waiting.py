@@ -8,8 +8,10 @@ import pytest
 
 from daemon.gates import Gates
 from daemon.rules.failure import Reason
+from daemon.rules.lifecycle import Cause
 from daemon.rules.schedule import MINUTE
 from daemon.rules.submission import Next
+from daemon.rules.verdict import Verdict
 from daemon.simulator.faults import ApiFaults, Faults, Reply
 from daemon.store import Store
 from tests.stations.submitting import (
@@ -216,6 +218,35 @@ async def test_without_a_key_nothing_is_sent(start: Start) -> None:
         station.terms = TERMS
         station.submitter.ring()
         assert (await waiting).task.task_id in simulator.tasks
+
+
+async def test_every_application_that_joins_is_called(store: Store, start: Start) -> None:
+    """Two orders for one film: it is paid for once, and both hear of it."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.next_faults = Faults(answer_delay_seconds=0.2, callbacks=())
+        urls = ["http://127.0.0.1:9/order/1", "http://127.0.0.1:9/order/2"]
+        done = await asyncio.gather(
+            *(station.submit(patient=False, application_url=url) for url in urls)
+        )
+        assert len({one.task.task_id for one in done}) == len(simulator.tasks) == sent(simulator)
+        task = done[0].task
+        assert len(await store.tasks()) == 1
+        changes = {"reason": "generate_failed", "ask_at": None}
+        await store.settle(task, START, lambda _: Verdict(Cause.DECLINED, changes))
+        told = await store._connection.execute_fetchall("SELECT target FROM outbox ORDER BY target")
+        assert [row[0] for row in told] == urls
+
+
+async def test_who_asks_for_a_wish_that_rests_sends_it_again(start: Start) -> None:
+    """As a person would: the provider names the film of the first call."""
+    async with serve() as simulator, start(simulator) as station:
+        simulator.next_faults = Faults(answer_lost=True)
+        simulator.script_api(ApiFaults(codes=(Reply(cut=True),), repeat=2, path=GENERATE))
+        first = await station.submit()
+        assert first.task.next_attempt_at is None
+        second = await station.submit()
+        assert second.task.task_id in simulator.tasks
+        assert len(simulator.tasks) == 1
 
 
 async def test_an_id_of_another_track_is_not_believed(start: Start) -> None:
