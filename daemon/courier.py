@@ -6,7 +6,7 @@ once it was given up. One receiver that is silent holds nobody else back.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -15,12 +15,12 @@ import structlog
 from daemon.bell import Bell, sleep_until
 from daemon.outbound import Session, file_session, post_message
 from daemon.outbox import Message
-from daemon.rounds import go_round
+from daemon.rounds import go_round, insist
 from daemon.rules.address import AddressPolicy, without_query
 from daemon.rules.failure import Reason, StepFailed, Trouble
 from daemon.rules.notice import sign
 from daemon.rules.outgoing import find_host, plan_resend, write_news
-from daemon.store import Store, StoreFailed, survive
+from daemon.store import Store
 
 AT_ONCE: Final = 8
 ANSWER_SECONDS: Final = 15.0
@@ -84,7 +84,7 @@ class Courier:
         except StepFailed as failure:
             await self._put_off(message, failure)
         else:
-            await self._settle(lambda: self._store.outbox.delete(message))
+            await insist(lambda: self._store.outbox.delete(message))
             _log.debug("notify.sent", **_name(message), tries=message.tries + 1)
             if find_host(message.target) in self._broken:
                 self._broken.discard(find_host(message.target))
@@ -124,21 +124,13 @@ class Courier:
         now, tries = self._now(), message.tries + 1
         due_at = plan_resend(message.created_at, tries, now, random.random())
         said = failure.message
-        await self._settle(lambda: self._store.outbox.postpone(message, due_at, said))
+        await insist(lambda: self._store.outbox.postpone(message, due_at, said))
         host = find_host(message.target)
         if due_at is None:
             _log.warning("notify.failed", **_name(message), tries=tries, error=said)
         elif host not in self._broken:
             self._broken.add(host)
             _log.warning("notify.delayed", **_name(message), error=said)
-
-    async def _settle(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write until the ledger takes it: what was told is not to be told again in vain."""
-        while True:
-            try:
-                return await write()
-            except StoreFailed as failure:
-                await asyncio.sleep(survive(failure) / 1000)
 
 
 def _name(message: Message) -> dict[str, str]:

@@ -14,6 +14,7 @@ import structlog
 
 from daemon.bell import Bell, sleep_until
 from daemon.gates import Gates
+from daemon.rounds import insist
 from daemon.rules.failure import Hindered, StepFailed
 from daemon.rules.lifecycle import State
 from daemon.rules.task import Task
@@ -158,14 +159,8 @@ async def _give_back(
 ) -> None:
     """The ledger could not be written: free the claim as soon as it can."""
     freed = Verdict(None, {"claimed_at": None})
-    while True:
-        await asyncio.sleep(survive(failure) / 1000)
-        try:
-            await store.settle(task, now(), lambda _: freed)
-        except StoreFailed as again:
-            failure = again
-        else:
-            return
+    await asyncio.sleep(survive(failure) / 1000)
+    await insist(lambda: store.settle(task, now(), lambda _: freed))
 
 
 async def _try_settle(

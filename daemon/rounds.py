@@ -1,4 +1,4 @@
-"""Takes what is due and works on it, a bounded number at a time, for ever.
+"""Takes what is due and works on it, a bounded number at a time, for ever; insists on the ledger.
 
 Rule: taking waits, working does not hold taking up. A ledger that fails for a while makes a pause;
 any other error ends the round and the process.
@@ -37,3 +37,12 @@ async def go_round(
                 continue
             job = working.create_task(work(taken), name=name(taken))
             job.add_done_callback(lambda _: room.release())
+
+
+async def insist(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the ledger until it answers: for news that nobody would bring a second time."""
+    while True:
+        try:
+            return await ask()
+        except StoreFailed as failure:
+            await asyncio.sleep(survive(failure) / 1000)

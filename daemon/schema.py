@@ -181,6 +181,7 @@ _SECOND = (
         error TEXT
     ) STRICT
     """,
+    "CREATE INDEX outbox_of_task ON outbox (task_id)",
     "CREATE INDEX outbox_to_send ON outbox (due_at) WHERE due_at IS NOT NULL",
     """
     CREATE TABLE balance (
@@ -256,7 +257,8 @@ _SECOND = (
     """,
     f"""
     CREATE TRIGGER task_told AFTER UPDATE OF state ON task
-    WHEN old.state <> new.state AND new.state <> 'done' BEGIN
+    WHEN old.state <> new.state AND new.state <> 'done' AND EXISTS
+         (SELECT 1 FROM submission WHERE task = new.id AND application_url IS NOT NULL) BEGIN
         {_FORGET_OLDER.format(which="task.id = new.id")};
         {_TELL} AND task.id = new.id;
     END

@@ -8,8 +8,9 @@ the task. What the provider answered is carried to the ledger before anybody is 
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,7 +19,7 @@ from daemon.bell import Bell, sleep_until
 from daemon.gates import Gates
 from daemon.outbound import Session, get_file
 from daemon.provider import SUBMIT_GATES, Provider, Reply
-from daemon.rounds import go_round
+from daemon.rounds import go_round, insist
 from daemon.rules.address import AddressPolicy, AddressRefused
 from daemon.rules.failure import Reason, Refused, StepFailed
 from daemon.rules.lifecycle import Cause
@@ -36,7 +37,7 @@ from daemon.rules.task import INTENT_PREFIX, Task
 from daemon.rules.transfer import is_dead
 from daemon.rules.ulid import LUCK_BYTES, make_ulid
 from daemon.rules.verdict import Terms, Verdict
-from daemon.store import Store, StoreFailed, survive
+from daemon.store import Store
 
 AT_ONCE: Final = 4
 ANSWER_SECONDS: Final = 20.0
@@ -240,7 +241,7 @@ class Submitter:
         self._withdrawn.add(intent.id)
         told = "the provider could not be asked in time"
         # Until then it stands at the head of its lane, and would be sent by the next process.
-        await self._carry(lambda: self._refuse(intent, Reason.PROVIDER_ERROR, told, None))
+        await insist(lambda: self._refuse(intent, Reason.PROVIDER_ERROR, told, None))
         self._withdrawn.discard(intent.id)
 
     async def send_again(self, task: Task) -> bool:
@@ -294,12 +295,12 @@ class Submitter:
 
     async def _send(self, intent: Intent) -> None:
         receipt, reply = await self._provider.generate(intent.wish().body(self._callback_url()))
-        receipt = await self._compare(intent, receipt)
+        receipt = await insist(partial(self._compare, intent, receipt))
         now, luck = self._now(), random.random()
         patient = intent.id not in self._impatient
         decision = judge_receipt(intent, receipt, now, luck, patient=patient)
         # The provider's word is worth money.
-        await self._carry(lambda: self._carry_out(intent, receipt, decision, now))
+        await insist(lambda: self._carry_out(intent, receipt, decision, now))
         if decision.next is not Next.RESEND:
             self._begun.discard(intent.id)
         _log.info(
@@ -320,30 +321,14 @@ class Submitter:
 
     async def _compare(self, intent: Intent, receipt: Receipt) -> Receipt:
         """Hold the id that the provider named, or did not name, against our own ledger."""
-        known: list[Receipt] = []
-
-        async def look() -> None:
-            intents = self._store.intents
-            named = receipt.task_id
-            if named is not None and await intents.is_of_another(intent, named):
-                told = f"it was called {named}, which is the video of another track"
-                known.append(replace(receipt, task_id=None, message=told))
-            elif receipt.fate is Fate.EXISTED and not (intent.doubts or intent.unheard):
-                # kie.ai does not say which it is. After a doubt it may be one that we do not know.
-                known.append(replace(receipt, task_id=named or await intents.twin(intent)))
-            else:
-                known.append(receipt)
-
-        await self._carry(look)
-        return known[0]
-
-    async def _carry(self, news: Callable[[], Awaitable[None]]) -> None:
-        """Bring news to the ledger, until it takes them."""
-        while True:
-            try:
-                return await news()
-            except StoreFailed as failure:
-                await asyncio.sleep(survive(failure) / 1000)
+        intents, named = self._store.intents, receipt.task_id
+        if named is not None and await intents.is_of_another(intent, named):
+            told = f"it was called {named}, which is the video of another track"
+            return replace(receipt, task_id=None, message=told)
+        if receipt.fate is Fate.EXISTED and not (intent.doubts or intent.unheard):
+            # kie.ai does not say which it is. After a doubt it may be one that we do not know.
+            return replace(receipt, task_id=named or await intents.twin(intent))
+        return receipt
 
     async def _carry_out(
         self, intent: Intent, receipt: Receipt, decision: Decision, now: int
