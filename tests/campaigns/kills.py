@@ -10,8 +10,6 @@ a process proves nothing about a power cut: what the kernel has taken, it keeps.
 import asyncio
 import json
 import random
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
-import click
 
 from daemon.simulator.simulator import Simulator
+from tests.campaigns.campaign import PromiseBroken, command
 from tests.stories.harness import Daemon, Section, ask, configure
 from tests.stories.stage import check_film, failure, simulated_provider, success
 
@@ -41,10 +39,6 @@ SETTINGS: Final[Mapping[str, Section]] = {
 }
 
 
-class PromiseBroken(AssertionError):
-    """Something that was acknowledged is not true."""
-
-
 @dataclass(slots=True)
 class Tally:
     """What the callers were told, and what was done to the daemon."""
@@ -59,7 +53,7 @@ class Tally:
     """Callbacks that got no answer."""
 
 
-async def run_campaign(folder: Path, *, kills: int, seed: int) -> Tally:
+async def run_campaign(folder: Path, kills: int, seed: int) -> Tally:
     """Kill a daemon `kills` times and return the count of what was kept.
 
     Raises:
@@ -150,21 +144,12 @@ async def _check(daemon: Daemon, provider: Simulator, tally: Tally) -> None:
             tally.seen.add(path)
 
 
-@click.command()
-@click.option("--kills", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--seed", type=int, required=True, help="The same seed draws the same luck.")
-def main(kills: int, seed: int) -> None:
-    """Run a campaign and say what it did."""
-    click.echo(f"{kills} kills, seed {seed}")
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="suno-videod-kills-") as folder:
-        tally = asyncio.run(run_campaign(Path(folder), kills=kills, seed=seed))
-    click.echo(
-        f"killed {tally.kills} times in {time.monotonic() - began:.0f} s: "
+def _tell(tally: Tally) -> str:
+    return (
         f"{tally.answered.total()} callbacks acknowledged, {tally.cut_off} cut off, "
         f"{len(tally.films)} films fetched, nothing lost"
     )
 
 
 if __name__ == "__main__":
-    main()
+    command(run_campaign, _tell)()

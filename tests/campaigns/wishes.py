@@ -10,7 +10,6 @@ back about it. A wish that waits for a person after two kills is sent again, as 
 import asyncio
 import hashlib
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -19,13 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import click
 from aiohttp import web
 
 from daemon.client import DaemonRefused, NoDaemon
 from daemon.simulator.faults import Faults
 from daemon.simulator.simulator import Simulator
-from tests.campaigns.kills import PromiseBroken
+from tests.campaigns.campaign import PromiseBroken, command
 from tests.stories.harness import PATIENCE_SECONDS, Daemon, Section, configure
 from tests.stories.stage import check_film, simulated_provider
 
@@ -56,7 +54,7 @@ class Tally:
     kills: int = 0
 
 
-async def run_campaign(folder: Path, *, kills: int, seed: int) -> Tally:
+async def run_campaign(folder: Path, kills: int, seed: int) -> Tally:
     """Kill a daemon `kills` times and return the count of what was kept.
 
     Raises:
@@ -188,21 +186,12 @@ async def _judge(daemon: Daemon, provider: Simulator, tally: Tally) -> None:
             raise PromiseBroken(f"{task_id}: the application was told of another film")
 
 
-@click.command()
-@click.option("--kills", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--seed", type=int, required=True, help="The same seed draws the same luck.")
-def main(kills: int, seed: int) -> None:
-    """Run a campaign and say what it did."""
-    click.echo(f"{kills} kills, seed {seed}")
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="suno-videod-wishes-") as folder:
-        tally = asyncio.run(run_campaign(Path(folder), kills=kills, seed=seed))
-    click.echo(
-        f"killed {tally.kills} times in {time.monotonic() - began:.0f} s: {tally.wishes} wishes, "
-        f"{len(tally.told)} ids told, {len(tally.called)} applications called, nothing forgotten, "
-        "nothing paid twice"
+def _tell(tally: Tally) -> str:
+    return (
+        f"{tally.wishes} wishes, {len(tally.told)} ids told, {len(tally.called)} applications "
+        "called, nothing forgotten, nothing paid twice"
     )
 
 
 if __name__ == "__main__":
-    main()
+    command(run_campaign, _tell)()

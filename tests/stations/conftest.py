@@ -18,6 +18,7 @@ from daemon.rules.task import Move, Task, Tidings
 from daemon.simulator.provider import SimulatorOptions
 from daemon.simulator.simulator import Simulator
 from daemon.store import Store, open_store
+from tests.stations.submitting import Start, make_start
 
 START = 1_790_000_000_000
 """Milliseconds since 1970, in September 2026: when every test begins."""
@@ -174,3 +175,15 @@ async def simulator() -> AsyncIterator[Simulator]:
     simulator = Simulator(SimulatorOptions(api_key="key", file_size_bytes=3_000_000), _refuse_post)
     async with simulator.serve():
         yield simulator
+
+
+@pytest.fixture
+def start(store: Store, gates: Gates, now: Callable[[], int]) -> Start:
+    """Run a submitter against a simulator."""
+    return make_start(store, gates, now)
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wait for the provider's word longer than 0.3 s."""
+    monkeypatch.setattr("daemon.submitter.ANSWER_SECONDS", 0.3)

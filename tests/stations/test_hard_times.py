@@ -22,7 +22,7 @@ from daemon.gates import Gates
 from daemon.logs import LINES_LIMIT, ThreadedStream, set_up_logs
 from daemon.outbound import api_session, file_session, get_file
 from daemon.provider import Provider
-from daemon.queue import DownloadQueue, work
+from daemon.queue import DownloadQueue, Step, work
 from daemon.rules.address import AddressPolicy
 from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Reason, Refused, Trouble
@@ -192,6 +192,22 @@ async def test_a_publish_opens_the_disk_gate(
     assert gates.shut() == []
 
 
+def start_worker(
+    store: Store, gates: Gates, now: Now, bell: Bell, step: Step
+) -> list[asyncio.Task[None]]:
+    """Start a queue and one worker that does `step` with what is wanted."""
+    queue = DownloadQueue()
+    worker = work(
+        *(queue, store, {State.WANTED: step}, gates, lambda: TERMS),
+        now=now,
+        bell=bell,
+        ring_questions=lambda: None,
+        freshest=False,
+        is_surplus=lambda: False,
+    )
+    return [asyncio.create_task(loop) for loop in (queue.feed(store, now, bell), worker)]
+
+
 async def test_a_full_ledger_is_survived(
     store: Store, plant: Plant, gates: Gates, now: Now
 ) -> None:
@@ -199,7 +215,7 @@ async def test_a_full_ledger_is_survived(
     await plant("a", State.WANTED)
     await store._connection.execute_fetchall("PRAGMA query_only = 1")
     assert not await store.writable()
-    bell, queue = Bell(), DownloadQueue()
+    bell = Bell()
     steps: list[str] = []
 
     async def step(task: Task) -> Task:
@@ -207,19 +223,7 @@ async def test_a_full_ledger_is_survived(
         await asyncio.get_running_loop().create_future()
         return task
 
-    loops = [
-        asyncio.create_task(queue.feed(store, now, bell)),
-        asyncio.create_task(
-            work(
-                *(queue, store, {State.WANTED: step}, gates, lambda: TERMS),
-                now=now,
-                bell=bell,
-                ring_questions=lambda: None,
-                freshest=False,
-                is_surplus=lambda: False,
-            )
-        ),
-    ]
+    loops = start_worker(store, gates, now, bell, step)
     await asyncio.sleep(0.2)
     assert not any(loop.done() for loop in loops)
     assert steps == []
@@ -298,7 +302,7 @@ async def test_the_old_links_end_is_not_charged_to_the_new_one(
 ) -> None:
     """A link that came while the old one was refused is tried at once, with a clean slate."""
     await plant("a", State.WANTED, link="https://files.example.com/old.mp4")
-    bell, queue = Bell(), DownloadQueue()
+    bell = Bell()
     tried: list[str | None] = []
 
     async def step(task: Task) -> Task:
@@ -317,19 +321,7 @@ async def test_the_old_links_end_is_not_charged_to_the_new_one(
         forever: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         return await forever
 
-    loops = [
-        asyncio.create_task(queue.feed(store, now, bell)),
-        asyncio.create_task(
-            work(
-                *(queue, store, {State.WANTED: step}, gates, lambda: TERMS),
-                now=now,
-                bell=bell,
-                ring_questions=lambda: None,
-                freshest=False,
-                is_surplus=lambda: False,
-            )
-        ),
-    ]
+    loops = start_worker(store, gates, now, bell, step)
     async with asyncio.timeout(5):
         while len(tried) < 2:
             bell.ring()

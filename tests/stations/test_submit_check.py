@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.gates import Gates
 from daemon.rules.address import AddressPolicy
 from daemon.simulator.faults import ApiFaults, Reply
 from daemon.simulator.music import (
@@ -18,27 +17,12 @@ from daemon.simulator.music import (
     UNKNOWN_MUSIC,
 )
 from daemon.simulator.provider import Kind
-from daemon.store import Store
 from tests.stations.submitting import (
     WISH,
-    Now,
     Start,
-    make_start,
     sent,
     serve,
 )
-
-
-@pytest.fixture
-def start(store: Store, gates: Gates, now: Now) -> Start:
-    """Run a submitter against a simulator."""
-    return make_start(store, gates, now)
-
-
-@pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for the provider's word longer than 0.3 s."""
-    monkeypatch.setattr("daemon.submitter.ANSWER_SECONDS", 0.3)
 
 
 @pytest.mark.parametrize("kind", ["sunoapi", "kie"])

@@ -22,7 +22,6 @@ from tests.stations.submitting import (
     Advance,
     Now,
     Start,
-    make_start,
     named,
     refuse_post,
     run,
@@ -31,12 +30,6 @@ from tests.stations.submitting import (
     shut,
     until,
 )
-
-
-@pytest.fixture
-def start(store: Store, gates: Gates, now: Now) -> Start:
-    """Run a submitter against a simulator."""
-    return make_start(store, gates, now)
 
 
 async def test_a_wish_is_sent_and_named(start: Start, moves: list[Any]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.gates import Gates
 from daemon.rules.failure import Reason
 from daemon.rules.lifecycle import Cause
 from daemon.rules.schedule import MINUTE
@@ -22,26 +21,12 @@ from tests.stations.submitting import (
     WISH,
     Advance,
     Break,
-    Now,
     Start,
-    make_start,
     named,
     sent,
     serve,
     until,
 )
-
-
-@pytest.fixture
-def start(store: Store, gates: Gates, now: Now) -> Start:
-    """Run a submitter against a simulator."""
-    return make_start(store, gates, now)
-
-
-@pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for the provider's word longer than 0.3 s."""
-    monkeypatch.setattr("daemon.submitter.ANSWER_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("hurry")
