@@ -5,8 +5,10 @@ JOBS ?= 2
 VERSIONS := 3.11 3.12 3.13
 LOCKS := pyproject.toml requirements.lock tests/requirements.lock
 
-# The size of a campaign and what it draws its luck from; the same seed draws the same luck.
-KILLS ?= 50
+# Which campaigns, how long (its own size where none is given), and what they draw their luck from:
+# the same seed draws the same luck.
+CAMPAIGNS ?= kills wishes
+SIZE ?=
 SEED ?= $(shell date +%s)
 
 # The path of a Python of version $(1) that really runs (a shim of pyenv may not), or nothing.
@@ -40,8 +42,8 @@ bench: .venv/installed
 	.venv/bin/python -m tests.benchmarks.acknowledgements
 
 campaign: .venv/installed
-	.venv/bin/python -m tests.campaigns.kills --kills $(KILLS) --seed $(SEED)
-	.venv/bin/python -m tests.campaigns.wishes --kills $(KILLS) --seed $(SEED)
+	@set -e; for campaign in $(CAMPAIGNS); do echo "== $$campaign"; \
+	.venv/bin/python -m tests.campaigns.$$campaign $(if $(SIZE),--size $(SIZE)) --seed $(SEED); done
 
 # As root: the system packages that some tests need.
 tools:

@@ -5,39 +5,45 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 
 class PromiseBroken(AssertionError):
-    """Something that was acknowledged is not true."""
+    """Something that was promised is not true."""
 
 
-class Tally(Protocol):
-    """What a campaign counts; the rest is its own."""
-
-    kills: int
-
-
-T = TypeVar("T", bound=Tally)
+T = TypeVar("T")
 
 
 def command(
-    run: Callable[[Path, int, int], Coroutine[Any, Any, T]], tell: Callable[[T], str]
+    run: Callable[[Path, int, int], Coroutine[Any, Any, T]],
+    tell: Callable[[T], str],
+    *,
+    size: int,
+    unit: str,
 ) -> click.Command:
-    """Return the program of a campaign: `run` gets a folder, kills and seed, `tell` its count."""
+    """Return the program of a campaign: `run` gets a folder, size and seed, `tell` its count.
+
+    `size` is how many of its `unit` it does unless somebody says otherwise.
+    """
 
     @click.command()
-    @click.option("--kills", type=click.IntRange(min=1), default=50, show_default=True)
+    @click.option(
+        *("--size", "size"),
+        type=click.IntRange(min=1),
+        default=size,
+        show_default=True,
+        help=f"How many {unit}.",
+    )
     @click.option("--seed", type=int, required=True, help="The same seed draws the same luck.")
-    def main(kills: int, seed: int) -> None:
+    def main(size: int, seed: int) -> None:
         """Run a campaign and say what it did."""
-        click.echo(f"{kills} kills, seed {seed}")
+        click.echo(f"{size} {unit}, seed {seed}")
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="suno-videod-campaign-") as folder:
-            tally = asyncio.run(run(Path(folder), kills, seed))
-        seconds = time.monotonic() - began
-        click.echo(f"killed {tally.kills} times in {seconds:.0f} s: {tell(tally)}")
+            tally = asyncio.run(run(Path(folder), size, seed))
+        click.echo(f"{tell(tally)} ({time.monotonic() - began:.0f} s)")
 
     return main

@@ -4,7 +4,7 @@ Rule: a callback that was answered with 200 is in the ledger after every restart
 named ends up on the disk, and no file ever stands under a finished name that is not whole. Killing
 a process proves nothing about a power cut: what the kernel has taken, it keeps.
 
-    python -m tests.campaigns.kills --kills 50 --seed 1
+    python -m tests.campaigns.kills --size 50 --seed 1
 """
 
 import asyncio
@@ -146,10 +146,10 @@ async def _check(daemon: Daemon, provider: Simulator, tally: Tally) -> None:
 
 def _tell(tally: Tally) -> str:
     return (
-        f"{tally.answered.total()} callbacks acknowledged, {tally.cut_off} cut off, "
-        f"{len(tally.films)} films fetched, nothing lost"
+        f"{tally.kills} kills, {tally.answered.total()} callbacks acknowledged, "
+        f"{tally.cut_off} cut off, {len(tally.films)} films fetched, nothing lost"
     )
 
 
 if __name__ == "__main__":
-    command(run_campaign, _tell)()
+    command(run_campaign, _tell, size=50, unit="kills")()

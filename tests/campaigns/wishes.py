@@ -4,7 +4,7 @@ Rule: at the end every video that the provider was paid for is on the disk, no t
 twice, whoever was told an id has that video, and every application that was told one was called
 back about it. A wish that waits for a person after two kills is sent again, as a person would.
 
-    python -m tests.campaigns.wishes --kills 50 --seed 1
+    python -m tests.campaigns.wishes --size 50 --seed 1
 """
 
 import asyncio
@@ -188,10 +188,10 @@ async def _judge(daemon: Daemon, provider: Simulator, tally: Tally) -> None:
 
 def _tell(tally: Tally) -> str:
     return (
-        f"{tally.wishes} wishes, {len(tally.told)} ids told, {len(tally.called)} applications "
-        "called, nothing forgotten, nothing paid twice"
+        f"{tally.kills} kills, {tally.wishes} wishes, {len(tally.told)} ids told, "
+        f"{len(tally.called)} applications called, nothing forgotten or paid twice"
     )
 
 
 if __name__ == "__main__":
-    command(run_campaign, _tell)()
+    command(run_campaign, _tell, size=50, unit="kills")()
