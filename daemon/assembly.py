@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import structlog
 
+from daemon.ballast import Ballast
 from daemon.bell import Bell
 from daemon.callback import Intake, Receiver
 from daemon.config.sections import Config
 from daemon.courier import Courier, message_session
-from daemon.disk import Disk
+from daemon.disk import Disk, may_pass
 from daemon.download import Downloader
 from daemon.gates import Gates, Shut
 from daemon.gateway import Gateway
@@ -26,7 +27,9 @@ from daemon.patience import wait_no_longer
 from daemon.poller import Poller, watch_credits
 from daemon.provider import Provider
 from daemon.queue import DownloadQueue, keep_workers, work
+from daemon.restore import take_over
 from daemon.rules.address import AddressPolicy
+from daemon.rules.failure import Hindered
 from daemon.rules.lifecycle import State
 from daemon.rules.outgoing import application_policy
 from daemon.rules.task import Move
@@ -92,10 +95,12 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         _log_move(move)
         bells.messages.ring()
 
-    store = await stack.enter_async_context(open_store(config.state_dir, log_move))
+    ballast = Ballast(config.state_dir)
+    store = await stack.enter_async_context(open_store(config.state_dir, log_move, ballast))
     settings = Settings(config)
-    disk = await _prepare_disk(config, stack)
     gates = Gates(now, _log_gate)
+    disk = await _prepare_disk(config, gates, stack)
+    await take_over(store, disk, now(), settings.terms)
     provider = Provider(
         await stack.enter_async_context(
             api_session(config.provider.base_url, lambda: settings.config.provider.api_key)
@@ -218,6 +223,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         office=office,
         gateway=gateway,
         loops={
+            "ballast": ballast.keep(),
             "courier": courier.run(),
             "patience": wait_no_longer(
                 store,
@@ -243,7 +249,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
     )
 
 
-async def _prepare_disk(config: Config, stack: AsyncExitStack) -> Disk:
+async def _prepare_disk(config: Config, gates: Gates, stack: AsyncExitStack) -> Disk:
     disk = Disk(
         config.download.directory,
         workers=DISK_THREADS,
@@ -251,7 +257,13 @@ async def _prepare_disk(config: Config, stack: AsyncExitStack) -> Disk:
         directory_mode=config.download.directory_mode,
     )
     stack.callback(disk.close)
-    await disk.prepare()
+    try:
+        await disk.prepare()
+    except Hindered as failure:
+        # Callbacks are taken on a machine whose video disk is in trouble.
+        if not may_pass(failure):
+            raise
+        gates.close("disk", failure.message)
     return disk
 
 

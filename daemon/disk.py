@@ -27,6 +27,14 @@ _NOT_THE_DISK = frozenset({errno.EEXIST, errno.EBADF})
 _WITHOUT_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """How file systems say that they have no hard links: exFAT, some network and FUSE ones."""
 
+_PASSING = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+        *(errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO),
+    }
+)
+"""A full or failing disk, or one that is not mounted; anything else is a mistaken setting."""
+
 T = TypeVar("T")
 
 
@@ -43,6 +51,12 @@ def own_disk() -> Iterator[None]:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise Hindered(Reason.DISK, f"{error.strerror or error}{where}") from error
+
+
+def may_pass(failure: Hindered) -> bool:
+    """Tell trouble of the disk, which may pass, from a folder that was never going to work."""
+    cause = failure.__cause__
+    return isinstance(cause, OSError) and cause.errno in _PASSING
 
 
 async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
@@ -69,6 +83,7 @@ class Disk:
     ) -> None:
         self.directory = directory
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="disk")
+        self.is_prepared = False
         self._file_mode = file_mode
         self._directory_mode = directory_mode
 
@@ -91,8 +106,14 @@ class Disk:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     async def prepare(self) -> None:
-        """Make the download folder and its folder of partial files."""
-        await self.run(self._prepare)
+        """Make the download folder and its folder of partial files.
+
+        Once in a process: a folder that is missing later lies on a disk that is not mounted, and
+        would be made again on another one.
+        """
+        if not self.is_prepared:
+            await self.run(self._prepare)
+            self.is_prepared = True
 
     def _prepare(self) -> None:
         for path, mode in (
@@ -113,6 +134,10 @@ class Disk:
     async def free_bytes(self) -> int:
         """Return what an ordinary user may still write here."""
         return await self.run(self._free_bytes)
+
+    async def has(self, path: str, size_bytes: int | None) -> bool:
+        """Return whether a plain file of this size stands there."""
+        return await self.run(_has, Path(path), size_bytes)
 
     def _free_bytes(self) -> int:
         found = os.statvfs(self.directory)
@@ -220,6 +245,14 @@ def _holds(path: Path, sha256: str) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     finally:
         os.close(descriptor)
+
+
+def _has(path: Path, size_bytes: int | None) -> bool:
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
 
 
 def sync_directory(path: Path) -> None:

@@ -230,6 +230,12 @@ def show_status(status: Row) -> None:
         click.echo(f"gate shut:       {gate['name']} {age(gate['since'])}: {text(gate['reason'])}")
 
 
+def show_backup(backup: Row) -> None:
+    """Print what was copied."""
+    tasks = humanize.intcomma(backup["tasks"])
+    click.echo(f"{text(backup['path'])}: {tasks} tasks, {size(backup['size_bytes'])}, verified")
+
+
 def show_unsafe(unsafe: Sequence[Row]) -> None:
     """Print what is not safe yet, or that all is."""
     if not unsafe:

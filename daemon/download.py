@@ -86,6 +86,7 @@ class Downloader:
         """
         _log.debug("download.started", have_bytes=Spans.parse(task.spans).total_bytes)
         began = time.monotonic()
+        await self._disk.prepare()
         path = self._disk.partial(name_partial(task.task_id))
         async with open_partial(
             self._disk,

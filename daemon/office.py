@@ -257,7 +257,7 @@ class Office:
     async def balances(self, request: web.Request) -> web.Response:
         """Return what the provider said was left, and the last balance before `since`."""
         query = read_query(request, BalanceQuery)
-        found = await self.store.balances(query.since)
+        found = await self.store.balances.since(query.since)
         return answer(BalancePage([Balance(show_time(at) or "", left) for at, left in found]))
 
     async def quarantine(self, request: web.Request) -> web.Response:

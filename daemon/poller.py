@@ -141,7 +141,7 @@ async def watch_credits(
             if credits_left is not None:
                 remember(credits_left)
                 try:
-                    await store.record_balance(now(), credits_left)
+                    await store.balances.record(now(), credits_left)
                 except StoreFailed as failure:
                     survive(failure)
                 was_low, low = low, credits_left < section().credits_low

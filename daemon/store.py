@@ -20,10 +20,13 @@ from typing import Final
 import aiosqlite
 import structlog
 
-from daemon.database import open_database
+from daemon.balances import Balances
+from daemon.ballast import Ballast
+from daemon.database import is_full, open_database
 from daemon.intents import Intents
 from daemon.outbox import Outbox
 from daemon.quarantine import Quarantine
+from daemon.restoration import Restoration
 from daemon.rules.lifecycle import State
 from daemon.rules.schedule import HOUR
 from daemon.rules.task import COLUMNS, Due, Move, Step, Task, Tidings
@@ -86,13 +89,21 @@ class PathTaken(Exception):
 class Store:
     """The ledger. Made by `open_store`, which also closes it."""
 
-    def __init__(self, connection: aiosqlite.Connection, observe: Callable[[Move], None]) -> None:
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        observe: Callable[[Move], None],
+        make_room: Callable[[], bool],
+    ) -> None:
         self._connection = connection
         self._observe = observe
+        self._make_room = make_room
         self._failing = False
+        self.balances = Balances(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
         self.quarantine = Quarantine(self._fetch)
+        self.restoration = Restoration(self._fetch)
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Task]:
         """Commit callbacks that waited together; return the rows in their order.
@@ -365,22 +376,6 @@ class Store:
         )
         return rows[0][0], rows[0][1], rows[0][2]
 
-    async def record_balance(self, now: int, credits_left: float) -> None:
-        """Keep what the provider said was left."""
-        await self._fetch("INSERT OR REPLACE INTO balance VALUES (?, ?)", (now, credits_left))
-
-    async def balances(self, since: int) -> list[tuple[int, float]]:
-        """Return the balances since then, and the last one before, the oldest first."""
-        rows = await self._fetch(
-            """
-            SELECT at, credits FROM balance
-            WHERE at >= coalesce((SELECT max(at) FROM balance WHERE at < :since), :since)
-            ORDER BY at
-            """,
-            {"since": since},
-        )
-        return [(row[0], row[1]) for row in rows]
-
     async def writable(self) -> bool:
         """Return whether a transaction commits right now."""
         try:
@@ -414,6 +409,8 @@ class Store:
                 raise PathTaken from error
             raise
         except sqlite3.Error as error:
+            if is_full(error) and self._make_room():
+                return await self._fetch(sql, parameters)
             if not self._failing:
                 _log.error("store.failed", message=str(error))
             self._failing = True
@@ -427,15 +424,19 @@ class Store:
 
 @asynccontextmanager
 async def open_store(
-    state_dir: Path, observe: Callable[[Move], None] = lambda _: None
+    state_dir: Path,
+    observe: Callable[[Move], None] = lambda _: None,
+    ballast: Ballast | None = None,
 ) -> AsyncIterator[Store]:
     """Open the ledger in `state_dir`, alone; free the claims of a process that is gone.
+
+    `ballast` is given up when the ledger's disk is full.
 
     Raises:
         StoreRefused: a second daemon, a newer file, a damaged file, or a disk that cannot do it.
     """
-    async with open_database(state_dir) as connection:
-        store = Store(connection, observe)
+    async with open_database(state_dir, ballast) as connection:
+        store = Store(connection, observe, ballast.release if ballast else lambda: False)
         await store.release_claims()
         yield store
         # On a full disk the log stays beside the database and is read at the next start.

@@ -19,13 +19,14 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "rules",
         "config",
-        "bell disk outbound logs listeners systemd",
+        "ballast bell disk outbound logs listeners systemd wal",
         "gates",
         "schema statements",
-        "database intents outbox quarantine",
-        "store token",
+        "balances intents outbox quarantine restoration",
+        "database",
+        "backup store token",
         "partial provider rounds views",
-        "callback queue poller patience submitter courier download gateway",
+        "callback queue poller patience submitter courier download gateway restore",
         "office",
         "routes",
         "openapi",
@@ -61,7 +62,7 @@ OUTSIDE_WORLD = frozenset(
 
 FENCES: Mapping[str, frozenset[str]] = {
     "aiosqlite": frozenset({"daemon/store.py", "daemon/database.py", "daemon/schema.py"}),
-    "sqlite3": frozenset({"daemon/store.py", "daemon/database.py", "daemon/schema.py"}),
+    "sqlite3": frozenset({"daemon/store.py", "daemon/database.py", "daemon/backup.py"}),
     "aiofiles": frozenset({"daemon/partial.py"}),
     "aiolimiter": frozenset({"daemon/provider.py"}),
 }

@@ -36,6 +36,7 @@ class Exit(IntEnum):
     REFUSED = 7
     """Refused for safety."""
     INTERRUPTED = 8
+    DISK = 9
 
 
 _UNPROCESSABLE = 422

@@ -1,6 +1,7 @@
 """The verbs about everything at once: how it stands, and is it safe?"""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -97,3 +98,31 @@ def report(invocation: Invocation, since: str, *, as_json: bool) -> None:
 def export(invocation: Invocation, *, as_json: bool) -> None:  # noqa: ARG001 - it is always JSON
     """Print the ledger: every task with its history, one JSON object a line, the newest first."""
     print_json(invocation.client().export())
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+@click.pass_obj
+def backup(invocation: Invocation, file: Path, *, as_json: bool) -> int:
+    """Copy the ledger to FILE, which is new, and check the copy; the daemon may run meanwhile."""
+    from daemon.backup import BackupFailed, back_up  # noqa: PLC0415 - the other verbs start faster
+    from daemon.database import StoreRefused  # noqa: PLC0415 - likewise
+
+    try:
+        copied = back_up(invocation.load().config.state_dir, file)
+    except FileExistsError:
+        click.echo(f"{file} is there already and stays as it is: name a new file", err=True)
+        return Exit.REFUSED
+    except (BackupFailed, StoreRefused) as failure:
+        click.echo(f"no backup was made: {failure}", err=True)
+        return Exit.UNEXPECTED
+    except OSError as failure:
+        click.echo(f"no backup was made: {failure.strerror} ({failure.filename})", err=True)
+        return Exit.DISK
+    told = {"path": copied.path, "tasks": copied.tasks, "size_bytes": copied.size_bytes}
+    if as_json:
+        print_json([told])
+    else:
+        display.show_backup(told)
+    return Exit.DONE

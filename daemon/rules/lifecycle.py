@@ -61,6 +61,8 @@ class Cause(StrEnum):
     """The verified bytes were gone before they were published."""
     PUBLISHED = "published"
     """The file has its final name, durably."""
+    MISSING = "missing"
+    """The finished file is not where the ledger says, and can still be fetched."""
     FINISHED = "finished"
     """Every finishing step ended."""
     EXPIRED = "expired"
@@ -101,6 +103,7 @@ TRANSITIONS: Mapping[Cause, Mapping[State | None, State]] = MappingProxyType(
         Cause.FETCHED: {State.WANTED: State.VERIFIED},
         Cause.VANISHED: {State.VERIFIED: State.WANTED},
         Cause.PUBLISHED: {State.VERIFIED: State.STORED},
+        Cause.MISSING: {State.STORED: State.EXPECTED, State.DONE: State.EXPECTED},
         Cause.FINISHED: {State.STORED: State.DONE},
         Cause.EXPIRED: {State.EXPECTED: State.LOST, State.WANTED: State.LOST},
         Cause.REOPENED: {

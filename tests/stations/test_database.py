@@ -152,7 +152,7 @@ async def test_closing_leaves_no_thread_and_no_log(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with suppress(ZeroDivisionError):
         async with open_database(tmp_path) as connection:
-            assert set(threading.enumerate()) > before
+            assert set(threading.enumerate()) - before
             await connection.execute_fetchall("CREATE TABLE fills_the_log (id)")
             raise ZeroDivisionError
     assert {path.name for path in tmp_path.iterdir()} == {"ledger.sqlite3", "lock"}

@@ -240,13 +240,13 @@ async def test_a_quarantined_callback_is_acknowledged(store: Store) -> None:
 
 async def test_balances_begin_with_the_one_before(store: Store) -> None:
     """So that a report can say what a month began with; the last word of a moment counts."""
-    assert await store.balances(START) == []
+    assert await store.balances.since(START) == []
     for at, left in ((START, 90.0), (START + 10, 80.5), (START + 20, 70.0), (START + 20, 60.0)):
-        await store.record_balance(at, left)
-    assert await store.balances(START + 11) == [(START + 10, 80.5), (START + 20, 60.0)]
-    assert await store.balances(START + 10) == [
+        await store.balances.record(at, left)
+    assert await store.balances.since(START + 11) == [(START + 10, 80.5), (START + 20, 60.0)]
+    assert await store.balances.since(START + 10) == [
         *((START, 90.0), (START + 10, 80.5)),
         (START + 20, 60.0),
     ]
-    assert await store.balances(0) == await store.balances(START)
-    assert await store.balances(START + WEEK) == [(START + 20, 60.0)]
+    assert await store.balances.since(0) == await store.balances.since(START)
+    assert await store.balances.since(START + WEEK) == [(START + 20, 60.0)]

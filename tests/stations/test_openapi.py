@@ -236,7 +236,7 @@ async def test_every_answer_is_as_the_document_says(
     for state in State:
         await plant(state.value, state, reason="network", message="odd", provider_code=500)
     held = await store.quarantine.keep(b"\xff", why="odd", remote="::1", content_type="", now=now())
-    await store.record_balance(now(), 12.5)
+    await store.balances.record(now(), 12.5)
     for path in (tasks, "/v1/export", "/v1/quarantine"):
         page = await call("GET", path, 200, query="?limit=1")
         assert page["next"] is None or await call("GET", path, 200, query=f"?after={page['next']}")

@@ -416,4 +416,4 @@ async def test_low_credits_are_said_once(
     assert list(dict.fromkeys(seen)) == [20, 19, 3, 500, 7]
     told = [log["credits"] for log in logs if log["event"] == "credits.low"]
     assert told == [19, 7]
-    assert {left for _, left in await store.balances(0)} == {20, 19, 3, 500, 7}
+    assert {left for _, left in await store.balances.since(0)} == {20, 19, 3, 500, 7}

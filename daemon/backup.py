@@ -1,0 +1,84 @@
+"""Copies the ledger while the daemon runs, and proves the copy.
+
+Rule: what stands under the name that was asked for is a whole, verified ledger, or nothing is. The
+copy is marked, so that the daemon which takes it over asks about everything again. It is made by
+the command and not by the daemon, which may write to its own folders only; the connection is
+read-only, for a second writer could damage the ledger.
+"""
+
+import errno
+import os
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from daemon.database import LEDGER_NAME, inspect_at_rest
+from daemon.disk import sync_directory
+from daemon.restoration import BACKUP_ID
+
+
+class BackupFailed(Exception):
+    """There is no backup; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A backup that was made."""
+
+    path: str
+    tasks: int
+    size_bytes: int
+
+
+def back_up(state_dir: Path, target: Path) -> Copied:
+    """Copy the ledger in `state_dir` to the new file `target`, check the copy and make it durable.
+
+    Raises:
+        FileExistsError: `target` is there already.
+        OSError: a disk failed.
+        BackupFailed: there is no ledger, or it is damaged.
+        StoreRefused: the ledger is not in use, and what was left of it is damaged.
+    """
+    source = state_dir / LEDGER_NAME
+    if not source.exists():
+        raise BackupFailed(f"there is no ledger in {state_dir}: is it the right configuration?")
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "is there already", str(target))
+    inspect_at_rest(state_dir)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        tasks = _copy(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.link(part, target)
+        sync_directory(target.parent)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+        raise BackupFailed(f"{source} cannot be copied: {error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+    return Copied(str(target), tasks, target.stat().st_size)
+
+
+def _copy(source: Path, part: Path) -> int:
+    """Copy, mark and check; return how many tasks there are."""
+    with (
+        closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True)) as ledger,
+        closing(sqlite3.connect(part, isolation_level=None)) as copy,
+    ):
+        ledger.backup(copy)
+        # One file without a log beside it, that cannot be torn from it.
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        copy.execute(f"PRAGMA application_id = {BACKUP_ID}")
+        ((found,),) = copy.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != "ok":
+            raise BackupFailed(
+                f"{source} is damaged: {found}. Keep the older backups, and restore the newest one"
+            )
+        ((tasks,),) = copy.execute("SELECT count(*) FROM task").fetchall()
+    return int(tasks)

@@ -1,0 +1,100 @@
+"""Is the write-ahead log whole? What SQLite itself does not say.
+
+After a crash SQLite takes from the log what is whole from its beginning, and silently leaves what
+stands behind a damaged byte or behind the place where the log was cut: commits that were
+acknowledged. But the log's index remembers how many frames were committed, and behind the damage
+the frames still stand.
+
+Rule: the index is believed as far as its own checksum and its salts agree with the log, and a log
+of which nothing bad can be proved is taken for whole.
+
+Source: https://www.sqlite.org/walformat.html, https://www.sqlite.org/fileformat2.html#walformat.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_LOG_HEADER_BYTES: Final = 32
+_FRAME_HEADER_BYTES: Final = 24
+_INDEX_HEADER_BYTES: Final = 48
+_BIG_ENDIAN_SUMS: Final = 0x377F0683
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the index says: how many frames of the log are committed, and the salts of that log."""
+
+    frames: int
+    salts: bytes
+
+
+def read_index(path: Path) -> Index | None:
+    """Read the index (the `-shm` file); None when it is missing, empty or torn."""
+    try:
+        with path.open("rb") as file:
+            first, second = file.read(_INDEX_HEADER_BYTES), file.read(_INDEX_HEADER_BYTES)
+    except OSError:
+        return None
+    # It is written twice, one copy after the other.
+    if len(second) < _INDEX_HEADER_BYTES or first != second or not any(first):
+        return None
+    if struct.unpack("=2I", first[40:]) != _add_up(first[:40], "="):
+        return None
+    return Index(struct.unpack_from("=I", first, 16)[0], first[32:40])
+
+
+def find_damage(
+    path: Path, before: Index | None, after: Index | None, *, same_boot: bool
+) -> str | None:
+    """Return what is wrong with the log, or None.
+
+    `before` is the index as the last process left it, `after` as SQLite made it anew from what it
+    took for whole. `same_boot`: the machine ran on, so the kernel has kept every write, in order;
+    otherwise one commit, the last one before the power went, may be there in pieces.
+    """
+    kept = after.frames if after else 0
+    with path.open("rb") as file:
+        header = file.read(_LOG_HEADER_BYTES)
+        if any(header) and not _is_sound(header):
+            return "its first bytes are damaged"
+        salts = header[16:24]
+        # Salts of an older log: after a power cut the index may be older than the log.
+        if before and before.frames > kept and (before.salts == salts or same_boot):
+            return f"it holds {kept} of {before.frames} frames that were committed"
+        if not any(header):
+            return None
+        page_bytes = struct.unpack_from(">I", header, 8)[0]
+        hidden = _count_commits(file, salts, page_bytes, kept)
+    if hidden > (0 if same_boot else 1):
+        return f"a damaged byte hides {hidden} commits"
+    return None
+
+
+def _is_sound(header: bytes) -> bool:
+    if len(header) < _LOG_HEADER_BYTES:
+        return False
+    magic, *_ = struct.unpack_from(">I", header)
+    order = ">" if magic == _BIG_ENDIAN_SUMS else "<"
+    return struct.unpack(">2I", header[24:]) == _add_up(header[:24], order)
+
+
+def _count_commits(file: BinaryIO, salts: bytes, page_bytes: int, behind: int) -> int:
+    """Count the frames behind the first `behind` that end a commit of this very log."""
+    count, frame_bytes = 0, _FRAME_HEADER_BYTES + page_bytes
+    file.seek(_LOG_HEADER_BYTES + behind * frame_bytes)
+    while len(head := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
+        # The second word is the size of the database after a commit, else nought.
+        count += head[8:16] == salts and any(head[4:8])
+        file.seek(page_bytes, 1)
+    return count
+
+
+def _add_up(data: bytes, order: str) -> tuple[int, int]:
+    """Return SQLite's checksum of whole pairs of words."""
+    one = two = 0
+    for first, second in struct.iter_unpack(f"{order}2I", data):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return one, two

@@ -1,0 +1,183 @@
+"""A ledger that was damaged while nobody looked: refused with the way out, and left as it is."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from daemon import database
+from daemon.database import StoreRefused, open_database
+from daemon.store import open_store
+from daemon.wal import read_index
+
+_KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from daemon.store import open_store
+
+async def leave(state_dir):
+    async with open_store(state_dir) as store:
+        for number in range(20):
+            await store.adopt([f"t{number}"], source="track", label="x" * 3000, now=1,
+                              deadline_at=2, ask_at=None)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(leave(Path(sys.argv[1])))
+"""
+FRAME_BYTES = 24 + 4096
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """The state folder of a daemon that was killed; its twenty tasks are in the log alone."""
+    folder = tmp_path / "state"
+    ended = subprocess.run([sys.executable, "-c", _KILLED, folder], check=False)  # noqa: S603
+    assert ended.returncode == -9
+    assert (folder / "ledger.sqlite3-wal").stat().st_size > 20 * FRAME_BYTES
+    return folder
+
+
+async def count(state_dir: Path) -> int:
+    """Open the ledger as the daemon does and count its tasks."""
+    async with open_store(state_dir) as store:
+        return len(await store.tasks(limit=1000))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return everything that a start could have changed."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def refuse(state_dir: Path, match: str) -> None:
+    """Expect two refusals in a row, for a service is started again and again, and no change."""
+    before = contents(state_dir)
+    for _ in range(2):
+        with pytest.raises(StoreRefused, match=match) as refused:
+            await count(state_dir)
+        assert "Backup and restore" in str(refused.value)
+        assert contents(state_dir) == before
+
+
+async def test_a_killed_process_leaves_nothing_to_refuse(left: Path) -> None:
+    """The way back after a crash is no way out that a person has to go."""
+    assert await count(left) == 20
+    assert (left / "lock").read_text().startswith("closed")
+    assert await count(left) == 20
+
+
+async def test_a_log_that_was_taken_away_is_missed(left: Path) -> None:
+    """SQLite would open the file without it, and twenty tasks would be gone without a word."""
+    (left / "ledger.sqlite3-wal").unlink()
+    await refuse(left, r"-wal is missing.*remove .*lock")
+    (left / "lock").unlink()
+    assert await count(left) == 0
+
+
+@pytest.mark.parametrize(
+    "where", [3, 16, 25, 32 + 9, 32 + 24 + 100, 32 + 40 * FRAME_BYTES + 50, -FRAME_BYTES + 9]
+)
+async def test_a_flipped_bit_in_the_log_is_found(left: Path, where: int) -> None:
+    """In its header, in a frame's header, in a page, early, late: commits behind it are missed."""
+    log = left / "ledger.sqlite3-wal"
+    data = bytearray(log.read_bytes())
+    data[where] ^= 0x10
+    log.write_bytes(data)
+    await refuse(left, "-wal is damaged")
+    # Whoever has no backup takes what can be read.
+    (left / "lock").unlink()
+    assert 0 <= await count(left) < 20
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 5_000, 32 + 30 * FRAME_BYTES])
+async def test_a_log_that_was_cut_is_found(left: Path, size: int) -> None:
+    """Also at the very end of a frame: the index remembers how many there were."""
+    os.truncate(left / "ledger.sqlite3-wal", size)
+    await refuse(left, "-wal is damaged: (it holds|its first bytes)")
+
+
+async def test_without_its_index_the_log_speaks_for_itself(left: Path) -> None:
+    """Frames that stand behind the damage are commits that nobody would see any more."""
+    (left / "ledger.sqlite3-shm").unlink()
+    log = left / "ledger.sqlite3-wal"
+    data = bytearray(log.read_bytes())
+    data[32 + 30 * FRAME_BYTES + 1_000] ^= 1
+    log.write_bytes(data)
+    await refuse(left, "a damaged byte hides [1-9][0-9]* commits")
+
+
+async def test_a_torn_index_is_not_believed(left: Path) -> None:
+    """It holds nothing of its own, and SQLite makes it anew."""
+    (left / "ledger.sqlite3-shm").write_bytes(os.urandom(32_768))
+    assert read_index(left / "ledger.sqlite3-shm") is None
+    assert await count(left) == 20
+
+
+async def test_after_a_power_cut_the_last_commit_may_be_in_pieces(
+    left: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It was acknowledged to nobody; two commits in pieces are damage on any day."""
+    (left / "ledger.sqlite3-shm").unlink()
+    rebooted = tmp_path / "boot_id"
+    rebooted.write_text("another boot\n")
+    monkeypatch.setattr(database, "_BOOT_ID", rebooted)
+    log = left / "ledger.sqlite3-wal"
+    data = bytearray(log.read_bytes())
+    torn = bytearray(data)
+    torn[-2 * FRAME_BYTES + 1_000] ^= 1
+    log.write_bytes(torn)
+    assert await count(shutil.copytree(left, tmp_path / "copy")) == 19
+    data[32 + 30 * FRAME_BYTES + 1_000] ^= 1
+    log.write_bytes(data)
+    await refuse(left, "a damaged byte hides")
+
+
+def cut(path: Path) -> None:
+    """Lose the end of the file."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    """Lose all of it."""
+    path.write_bytes(b"")
+
+
+def overwrite(path: Path) -> None:
+    """Lose some pages."""
+    data = bytearray(path.read_bytes())
+    data[8192:20480] = b"\xa5" * 12_288
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [cut, empty, overwrite, Path.unlink])
+async def test_a_damaged_file_is_refused_before_anything_is_taken(
+    left: Path, harm: Callable[[Path], None]
+) -> None:
+    """A ledger that once was there is not begun anew in silence, nor believed in part."""
+    assert await count(left) == 20
+    harm(left / "ledger.sqlite3")
+    before = contents(left)
+    with pytest.raises(StoreRefused, match="Backup and restore"):
+        await count(left)
+    kept = contents(left)
+    assert {name: kept[name] for name in before if name.startswith("ledger.sqlite3")} == {
+        name: before[name] for name in before if name.startswith("ledger.sqlite3")
+    }
+
+
+async def test_a_folder_of_an_older_version_has_no_mark(left: Path) -> None:
+    """It opens as it always did, and has a mark from then on."""
+    (left / "lock").write_bytes(b"")
+    assert await count(left) == 20
+    assert (left / "lock").read_text().startswith("closed")
+
+
+async def test_the_mark_stands_while_the_ledger_is_open(tmp_path: Path) -> None:
+    """Only once the log is on the disk, so that a crash at the start is never taken for theft."""
+    async with open_database(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith("open ")
+        assert (tmp_path / "ledger.sqlite3-wal").exists()
+    assert (tmp_path / "lock").read_text().startswith("closed ")
