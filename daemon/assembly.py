@@ -15,15 +15,17 @@ import structlog
 from daemon.ballast import Ballast
 from daemon.bell import Bell
 from daemon.callback import Intake, Receiver
+from daemon.clock import Clock, watch_clock
 from daemon.config.sections import Config
 from daemon.courier import Courier, message_session
 from daemon.disk import Disk, may_pass
 from daemon.download import Downloader
 from daemon.gates import Gates, Shut
 from daemon.gateway import Gateway
+from daemon.hosts import Hosts
 from daemon.office import Office
 from daemon.outbound import Session, api_session, file_session
-from daemon.patience import wait_no_longer
+from daemon.patience import Patience
 from daemon.poller import Poller, watch_credits
 from daemon.provider import Provider
 from daemon.queue import DownloadQueue, keep_workers, work
@@ -99,6 +101,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
     store = await stack.enter_async_context(open_store(config.state_dir, log_move, ballast))
     settings = Settings(config)
     gates = Gates(now, _log_gate)
+    hosts = Hosts(gates, now, lambda: settings.terms.retry_limit_ms)
+    clock = Clock(now)
     disk = await _prepare_disk(config, gates, stack)
     await take_over(store, disk, now(), settings.terms)
     provider = Provider(
@@ -109,6 +113,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         gates,
         now,
         config.provider.requests_per_second,
+        clock.compare,
     )
     files = await stack.enter_async_context(_open_files(settings))
     downloader = Downloader(
@@ -211,6 +216,25 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         submitter.ring()
         return told
 
+    patience = Patience(
+        store=store,
+        gates=gates,
+        hosts=hosts,
+        clock=clock,
+        terms=lambda: settings.terms,
+        trust_link_after_ms=lambda: settings.trust_link_after_ms,
+        now=now,
+        ring_downloads=bells.downloads.ring,
+    )
+
+    async def mend_times() -> None:
+        """What was put off by a wrong clock may lie years ahead of the right one."""
+        await store.postponements.pull_in(now(), settings.longest_pause_ms)
+        gates.probe_now()
+        bells.ring()
+        submitter.ring()
+
+    await mend_times()
     if settings.terms.has_key:
         await store.ask_about_all(now())
     await store.intents.recover(now())
@@ -225,13 +249,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         loops={
             "ballast": ballast.keep(),
             "courier": courier.run(),
-            "patience": wait_no_longer(
-                store,
-                lambda: settings.terms,
-                lambda: settings.trust_link_after_ms,
-                now,
-                bells.downloads.ring,
-            ),
+            "clock": watch_clock(clock, mend_times),
+            "patience": patience.run(),
             "poller": poller.run(),
             "credits": watch_credits(
                 store,
@@ -243,7 +262,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             ),
             "submitter": submitter.run(first=True),
             "resubmitter": submitter.run(first=False),
-            **_downloading(settings, store, downloader, gates, bells),
+            **_downloading(settings, store, downloader, gates, hosts, bells),
         },
         reload=reload,
     )
@@ -268,7 +287,12 @@ async def _prepare_disk(config: Config, gates: Gates, stack: AsyncExitStack) -> 
 
 
 def _downloading(
-    settings: Settings, store: Store, downloader: Downloader, gates: Gates, bells: _Bells
+    settings: Settings,
+    store: Store,
+    downloader: Downloader,
+    gates: Gates,
+    hosts: Hosts,
+    bells: _Bells,
 ) -> dict[str, Coroutine[Any, Any, None]]:
     queue = DownloadQueue()
     steps = {
@@ -286,6 +310,7 @@ def _downloading(
             store,
             steps,
             gates,
+            hosts,
             lambda: settings.terms,
             now=now,
             bell=bells.downloads,

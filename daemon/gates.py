@@ -1,4 +1,4 @@
-"""What holds one kind of work back for all tasks: a wrong key, no credits, the rate, our own disk.
+"""What holds work back for many tasks: a wrong key, no credits, the rate, our own disk, a host.
 
 Rule: a gate is shut by an answer to one of our own calls or by our own disk, never by a callback.
 It is announced once when it shuts and once when it opens, it opens again by itself, and no task
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from daemon.bell import Bell, sleep_until
-from daemon.rules.schedule import SECOND, pause_gate
+from daemon.rules.schedule import HOUR, SECOND, pause_gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,14 @@ class Shut:
     reason: str
     closings: int
     probe_at: int
+    limit_ms: int
+    """No pause before a probe is longer."""
     probed: bool = False
     """Whether a probe was let through since it was last shut."""
+
+    def pause_ms(self) -> int:
+        """Return how long the next probe waits, where nobody said otherwise."""
+        return min(self.limit_ms, pause_gate(self.name, self.closings))
 
 
 class Gates:
@@ -35,8 +41,10 @@ class Gates:
         self._shut: dict[str, Shut] = {}
         self._bell = Bell()
 
-    def close(self, name: str, reason: str, pause_ms: int | None = None) -> None:
-        """Shut a gate, or keep it shut for longer; `pause_ms` is the other side's own wish.
+    def close(
+        self, name: str, reason: str, wish_ms: int | None = None, limit_ms: int = HOUR
+    ) -> None:
+        """Shut a gate, or keep it shut for longer; `wish_ms` is the pause the other side asked for.
 
         Before a probe was let through this is no news: five calls that were on their way together
         do not shut it five times.
@@ -45,12 +53,12 @@ class Gates:
         if before is not None and not before.probed:
             return
         closings = before.closings + 1 if before else 1
-        pause = pause_gate(name, closings)
-        if pause_ms is not None:
+        shut = Shut(name, before.since if before else now, reason, closings, now, limit_ms)
+        pause = shut.pause_ms()
+        if wish_ms is not None:
             # A host that says 0 again and again is not taken at its word.
-            pause = max(pause_ms, min(pause, SECOND << min(closings - 1, 16)))
-        shut = Shut(name, before.since if before else now, reason, closings, now + pause)
-        self._shut[name] = shut
+            pause = max(wish_ms, min(pause, SECOND << min(closings - 1, 16)))
+        self._shut[name] = replace(shut, probe_at=now + pause)
         if before is None:
             self._announce("gate.closed", shut)
         self._bell.ring()
@@ -76,6 +84,19 @@ class Gates:
         """Return whether a gate is shut, probes or not."""
         return name in self._shut
 
+    def take_probe(self, name: str) -> Shut | None:
+        """Return None where one may pass, and take the probe that is due; else the shut gate."""
+        shut, now = self._shut.get(name), self._now()
+        if shut is None:
+            return None
+        if shut.probe_at > now:
+            return shut
+        self._probe(shut, now)
+        return None
+
+    def _probe(self, shut: Shut, now: int) -> None:
+        self._shut[shut.name] = replace(shut, probe_at=now + shut.pause_ms(), probed=True)
+
     async def pass_through(self, *names: str) -> None:
         """Wait until all these gates are open, or until one may be probed; take that probe."""
         while True:
@@ -83,8 +104,7 @@ class Gates:
             blocking = [self._shut[name] for name in names if name in self._shut]
             if all(shut.probe_at <= now for shut in blocking):
                 for shut in blocking:
-                    next_at = now + pause_gate(shut.name, shut.closings)
-                    self._shut[shut.name] = replace(shut, probe_at=next_at, probed=True)
+                    self._probe(shut, now)
                 return
             latest = max(shut.probe_at for shut in blocking)
             await sleep_until(self._bell.listen(), (latest - now) / 1000)

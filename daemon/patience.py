@@ -1,60 +1,95 @@
 """Ends waiting that has become pointless: for a confirmation, or for a video that cannot come.
 
-Rule: what ends a task is proof, never a clock reading alone (`rules/schedule`).
+Rule: what ends a task is proof, never a clock reading alone (`rules/schedule`), and long before
+that somebody is warned. While a gate is shut, or the clock is not to be trusted, trials prove
+nothing and nothing expires.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
-from daemon.rules.schedule import MINUTE, PROOF_APART_MS
-from daemon.rules.verdict import Terms, judge_deadline, judge_silence
+import structlog
+
+from daemon.clock import Clock
+from daemon.gates import Gates
+from daemon.hosts import Hosts
+from daemon.rules.schedule import HOUR, MINUTE, NEAR_LEVELS_MS, PROOF_APART_MS, count_warnings
+from daemon.rules.task import Task
+from daemon.rules.verdict import Terms, Verdict, judge_deadline, judge_silence
 from daemon.store import Store, StoreFailed, survive
 
-BATCH = 100
-LONGEST_PAUSE_MS = 30_000
-GRACE_MS = 10 * MINUTE
+BATCH: Final = 100
+LONGEST_PAUSE_MS: Final = 30_000
+GRACE_MS: Final = 10 * MINUTE
+TRIAL_GATES: Final = ("key", "rate", "maintenance", "api", "disk")
+"""While one of these is shut, nobody can tell whether a video is still to be had."""
+
+_log = structlog.get_logger()
 
 
-async def wait_no_longer(
-    store: Store,
-    terms: Callable[[], Terms],
-    trust_link_after_ms: Callable[[], int],
-    now: Callable[[], int],
-    ring_downloads: Callable[[], None],
-    *,
-    grace_ms: int = GRACE_MS,
-) -> None:
-    """Sweep for ever: use links that nobody confirms, and declare lost what is proved lost.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """What has to be known to give up waiting."""
 
-    Silence while this process was not there proves nothing: before a link is used unconfirmed, the
-    provider has `grace_ms` to answer the questions of a new process.
-    """
-    began = now()
-    while True:
-        patience_ms = trust_link_after_ms()
-        heard_out = now() - began >= min(patience_ms, grace_ms)
-        pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))
-        try:
-            if terms().has_key and heard_out:
-                await _trust_links(store, now(), patience_ms, ring_downloads)
-            await _declare_lost(store, now(), terms())
-        except StoreFailed as failure:
-            survive(failure)
-        await asyncio.sleep(pause_ms / 1000)
+    store: Store
+    gates: Gates
+    hosts: Hosts
+    clock: Clock
+    terms: Callable[[], Terms]
+    trust_link_after_ms: Callable[[], int]
+    now: Callable[[], int]
+    ring_downloads: Callable[[], None]
+    grace_ms: int = GRACE_MS
+    """How long the provider may answer the questions of a new process before a link is used
+    unconfirmed: silence while this process was not there proves nothing."""
 
+    async def run(self) -> None:
+        """Sweep for ever: use links that nobody confirms, warn, declare lost what is."""
+        began = self.now()
+        while True:
+            patience_ms = self.trust_link_after_ms()
+            heard_out = self.now() - began >= min(patience_ms, self.grace_ms)
+            pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))
+            try:
+                if self.terms().has_key and heard_out:
+                    await self._trust_links(patience_ms)
+                if self.clock.is_sane():
+                    await self._look_at_deadlines()
+            except StoreFailed as failure:
+                survive(failure)
+            self.hosts.forget_idle()
+            await asyncio.sleep(pause_ms / 1000)
 
-async def _trust_links(
-    store: Store, now: int, trust_link_after_ms: int, ring_downloads: Callable[[], None]
-) -> None:
-    for task in await store.unanswered(now - trust_link_after_ms, BATCH):
-        await store.settle(task, now, partial(judge_silence, now=now))
-        ring_downloads()
+    async def _trust_links(self, patience_ms: int) -> None:
+        now = self.now()
+        for task in await self.store.unanswered(now - patience_ms, BATCH):
+            await self.store.settle(task, now, partial(judge_silence, now=now))
+            self.ring_downloads()
 
+    async def _look_at_deadlines(self) -> None:
+        now, terms, after_id = self.now(), self.terms(), 0
+        on_trial = not any(self.gates.is_shut(name) for name in TRIAL_GATES)
+        while tasks := await self.store.ending(now + NEAR_LEVELS_MS[0], after_id, BATCH):
+            for task in tasks:
+                after_id = task.id
+                await self._warn(task, now)
+                if on_trial and now >= task.deadline_at and not self.hosts.is_shut(task):
+                    lost = partial(judge_deadline, now=now, has_key=terms.has_key)
+                    await self.store.settle(task, now, lost)
 
-async def _declare_lost(store: Store, now: int, terms: Terms) -> None:
-    after_id = 0
-    while tasks := await store.past_deadline(now, after_id, BATCH):
-        for task in tasks:
-            await store.settle(task, now, partial(judge_deadline, now=now, has_key=terms.has_key))
-            after_id = task.id
+    async def _warn(self, task: Task, now: int) -> None:
+        """Say once at each level that a video is about to be deleted and is not here."""
+        due = count_warnings(now, task.created_at, task.deadline_at)
+        if due <= task.warnings:
+            return
+        task, _ = await self.store.settle(task, now, lambda _: Verdict(None, {"warnings": due}))
+        _log.warning(
+            "deadline.near",
+            task_id=task.task_id,
+            state=task.state,
+            hours_left=round((task.deadline_at - now) / HOUR, 1),
+            message=task.message,
+        )

@@ -58,12 +58,14 @@ class Provider:
         gates: Gates,
         now: Callable[[], int],
         calls_per_second: float,
+        hear_date: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         self._session = session
         self._kind = kind
         self._dialect = DIALECTS[kind]
         self._gates = gates
         self._now = now
+        self._hear_date = hear_date
         self.set_pace(calls_per_second)
         self._failures = 0
         self.answered_at: int | None = None
@@ -218,6 +220,7 @@ class Provider:
         with customs():
             async with self._session.request(method, path, params=query, **given) as response:
                 body = await read_body(response)
+                self._hear_date(response.headers.get("Date"))
                 wish = read_retry_after(response.headers.get("Retry-After"), self._now() / 1000)
                 kind = response.headers.get("Content-Type", "application/json")
                 return Reply(response.status, kind, body, wish)

@@ -14,6 +14,7 @@ import structlog
 
 from daemon.bell import Bell, sleep_until
 from daemon.gates import Gates
+from daemon.hosts import Hosts
 from daemon.rounds import insist
 from daemon.rules.failure import Hindered, StepFailed
 from daemon.rules.lifecycle import State
@@ -89,6 +90,7 @@ async def work(
     store: Store,
     steps: Mapping[State, Step],
     gates: Gates,
+    hosts: Hosts,
     terms: Callable[[], Terms],
     *,
     now: Callable[[], int],
@@ -115,15 +117,23 @@ async def work(
             continue
         if task is None:
             continue
+        wait_until = hosts.hold_back(task) if task.state == State.WANTED else None
+        if wait_until is not None:
+            await _put_back(store, task, now, wait_until)
+            continue
         with structlog.contextvars.bound_contextvars(task_id=task.task_id):
+            began = task
             try:
                 while (state := State(task.state)) in steps:
                     task = await steps[state](task)
+                    if state is State.WANTED:
+                        hosts.learn(began, task.spans, None)
             except StepFailed as failure:
                 _log.warning("download.failed", reason=failure.reason, message=failure.message)
                 if isinstance(failure, Hindered):
                     gates.close("disk", failure.message)
-                await _try_settle(store, task, failure, now, terms())
+                task = await _try_settle(store, task, failure, now, terms())
+                hosts.learn(began, task.spans, failure)
             except StoreFailed as failure:
                 await _give_back(store, task, failure, now)
         ring_questions()
@@ -154,18 +164,30 @@ async def _occupy(
         working.discard(number)
 
 
+async def _put_back(store: Store, task: Task, now: Callable[[], int], fetch_at: int) -> None:
+    """Its host is in trouble: it waits, and is not charged for it."""
+    freed = Verdict(
+        None, {"claimed_at": None, "attempts": max(0, task.attempts - 1), "fetch_at": fetch_at}
+    )
+    try:
+        await store.settle(task, now(), lambda _: freed)
+    except StoreFailed as failure:
+        await _give_back(store, task, failure, now)
+
+
 async def _give_back(
     store: Store, task: Task, failure: StoreFailed, now: Callable[[], int]
-) -> None:
+) -> Task:
     """The ledger could not be written: free the claim as soon as it can."""
     freed = Verdict(None, {"claimed_at": None})
     await asyncio.sleep(survive(failure) / 1000)
-    await insist(lambda: store.settle(task, now(), lambda _: freed))
+    given, _ = await insist(lambda: store.settle(task, now(), lambda _: freed))
+    return given
 
 
 async def _try_settle(
     store: Store, task: Task, failure: StepFailed, now: Callable[[], int], terms: Terms
-) -> None:
+) -> Task:
     moment, luck = now(), random.random()
 
     def decide(newest: Task) -> Verdict:
@@ -175,6 +197,7 @@ async def _try_settle(
         return judge_failure(newest, failure, moment, terms, luck)
 
     try:
-        await store.settle(task, moment, decide)
+        settled, _ = await store.settle(task, moment, decide)
     except StoreFailed as broken:
-        await _give_back(store, task, broken, now)
+        return await _give_back(store, task, broken, now)
+    return settled

@@ -265,5 +265,13 @@ _SECOND = (
     """,
 )
 
-MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = (
+    "ALTER TABLE task ADD COLUMN warnings INTEGER NOT NULL DEFAULT 0",
+    """
+    CREATE INDEX task_by_deadline ON task (deadline_at)
+    WHERE state IN ('expected', 'wanted', 'verified')
+    """,
+)
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 """`PRAGMA user_version` is the number of steps that a file has seen."""

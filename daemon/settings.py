@@ -16,7 +16,7 @@ from daemon.config.agreement import find_conflicts
 from daemon.config.sections import KEYS, SECTIONS, Config
 from daemon.logs import hide
 from daemon.rules.address import AddressPolicy
-from daemon.rules.schedule import Pace
+from daemon.rules.schedule import REFRESH_MS, Pace
 from daemon.rules.submission import NOWHERE
 from daemon.rules.verdict import Terms
 from daemon.token import make_token
@@ -73,6 +73,11 @@ class Settings:
         self.policy = _policy(config)
         self.retention_ms = ms(config.provider.retention)
         self.trust_link_after_ms = ms(config.callback.trust_link_after)
+
+    @property
+    def longest_pause_ms(self) -> int:
+        """The longest that anything is put off: nothing is due later than this from now."""
+        return max(REFRESH_MS, ms(self.config.poll.max_interval), self.terms.retry_limit_ms)
 
     @property
     def callback_url(self) -> str:

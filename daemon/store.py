@@ -25,6 +25,7 @@ from daemon.ballast import Ballast
 from daemon.database import is_full, open_database
 from daemon.intents import Intents
 from daemon.outbox import Outbox
+from daemon.postponements import Postponements
 from daemon.quarantine import Quarantine
 from daemon.restoration import Restoration
 from daemon.rules.lifecycle import State
@@ -102,6 +103,7 @@ class Store:
         self.balances = Balances(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
+        self.postponements = Postponements(self._fetch)
         self.quarantine = Quarantine(self._fetch)
         self.restoration = Restoration(self._fetch)
 
@@ -303,15 +305,15 @@ class Store:
             {"cutoff": cutoff, "limit": limit},
         )
 
-    async def past_deadline(self, now: int, after_id: int, limit: int) -> list[Task]:
-        """Return a page of the tasks without a file whose deadline passed."""
+    async def ending(self, at: int, after_id: int, limit: int) -> list[Task]:
+        """Return a page of the tasks without a file in place whose deadline comes before `at`."""
         return await self._tasks(
             """
-            WHERE state IN ('expected', 'wanted') AND claimed_at IS NULL AND deadline_at <= ?
+            WHERE state IN ('expected', 'wanted', 'verified') AND deadline_at <= ?
                   AND forgotten_at IS NULL AND id > ?
             ORDER BY id LIMIT ?
             """,
-            (now, after_id, limit),
+            (at, after_id, limit),
         )
 
     async def task(self, task_id: str) -> Task | None:

@@ -208,6 +208,18 @@ def next_link(current: Link, location: str, policy: AddressPolicy) -> Link:
     return link
 
 
+_HOST = re.compile(
+    r"https?://(?:[^/?#@]*@)?([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]*)?(?:[/?#]|$)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def name_host(link: str) -> str | None:
+    """Return the host of a link as a name to be shown; None where that would be a guess."""
+    found = _HOST.match(link)
+    return found[1].lower() if found else None
+
+
 def escape_spaces(link: str) -> str:
     """Write the spaces behind the host as %20: the provider's file names can contain them.
 

@@ -119,6 +119,18 @@ def prove_lost(
     return now >= deadline_at + KEYLESS_GRACE_MS
 
 
+NEAR_LEVELS_MS: Final = (72 * HOUR, 24 * HOUR)
+"""How long before its deadline a task without a file is warned of, and warned of again."""
+
+
+def count_warnings(now: int, created_at: int, deadline_at: int) -> int:
+    """Return how many of the warnings about a deadline are due.
+
+    A warning that would come as soon as the task itself warns of nothing.
+    """
+    return sum(deadline_at - now <= level < deadline_at - created_at for level in NEAR_LEVELS_MS)
+
+
 _GATE_PAUSES: Final = {
     "key": (MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE),
     "credits": (10 * MINUTE,),
@@ -126,12 +138,18 @@ _GATE_PAUSES: Final = {
     "maintenance": (5 * MINUTE,),
     "api": (30 * SECOND, MINUTE, 2 * MINUTE, 4 * MINUTE, 8 * MINUTE, 10 * MINUTE),
     "disk": (10 * SECOND,),
+    "host": (30 * SECOND, MINUTE, 2 * MINUTE, 4 * MINUTE, 8 * MINUTE, 10 * MINUTE),
 }
 API_FAILURES: Final = 5
 """Calls in a row without a usable answer before all calls pause."""
+HOST_FAILURES: Final = 5
+"""Downloads in a row that a host failed, without a byte, before its other downloads wait."""
 
 
 def pause_gate(name: str, closings: int) -> int:
-    """Return how long a gate stays shut before one probe, after `closings` in a row (1: first)."""
-    pauses = _GATE_PAUSES[name]
+    """Return how long a gate stays shut before one probe, after `closings` in a row (1: first).
+
+    `name` is a kind of gate, or a kind and which of them: `host:files.example.com`.
+    """
+    pauses = _GATE_PAUSES[name.partition(":")[0]]
     return pauses[min(closings, len(pauses)) - 1]

@@ -90,6 +90,8 @@ class Task:
 
     fresh_link: str | None
     """A short-lived link in place of `link`, for the next attempt alone."""
+    warnings: int
+    """How often somebody was warned that its deadline is near."""
 
     @property
     def next_link(self) -> str:

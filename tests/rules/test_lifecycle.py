@@ -99,8 +99,8 @@ def entering(state: State) -> set[Cause]:
 
 
 def test_the_ends() -> None:
-    """What is done stays so; what is pruned, failed or lost is soft; only evidence ends a task."""
-    assert leaving(State.DONE) == {}
+    """What is done stays so while its file does; the other ends are soft; evidence ends a task."""
+    assert leaving(State.DONE) == {Cause.MISSING: State.EXPECTED}
     assert leaving(State.PRUNED) == {Cause.REOPENED: State.EXPECTED}
     assert leaving(State.FAILED) == {
         Cause.LINKED: State.WANTED,
@@ -117,7 +117,12 @@ def test_a_file_on_the_disk_is_never_given_up() -> None:
     """No cause but the loss of the bytes leads from a whole file back to a missing one."""
     for state in IN_PLACE:
         back = {cause for cause, after in leaving(state).items() if after not in IN_PLACE}
-        lost = {State.VERIFIED: {Cause.VANISHED}, State.PRUNED: {Cause.REOPENED}}
+        lost = {
+            State.VERIFIED: {Cause.VANISHED},
+            State.STORED: {Cause.MISSING},
+            State.DONE: {Cause.MISSING},
+            State.PRUNED: {Cause.REOPENED},
+        }
         assert back == lost.get(state, set())
 
 

@@ -11,6 +11,7 @@ from daemon.config.sections import Download
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.gates import Gates, Shut
+from daemon.hosts import Hosts
 from daemon.outbound import file_session
 from daemon.rules.address import AddressPolicy
 from daemon.rules.lifecycle import Cause, State
@@ -132,6 +133,12 @@ def gates(now: Callable[[], int], announced: list[str]) -> Gates:
         announced.append(f"{event} {shut.name}")
 
     return Gates(now, announce)
+
+
+@pytest.fixture
+def hosts(gates: Gates, now: Callable[[], int]) -> Hosts:
+    """What is known of the file hosts."""
+    return Hosts(gates, now, lambda: 600_000)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from daemon.config.secret import Secret
 from daemon.disk import Disk
 from daemon.download import FAIR_SPEED, PATIENCE_SECONDS, Downloader, _Speed
 from daemon.gates import Gates
+from daemon.hosts import Hosts
 from daemon.logs import LINES_LIMIT, ThreadedStream, set_up_logs
 from daemon.outbound import api_session, file_session, get_file
 from daemon.provider import Provider
@@ -198,7 +199,8 @@ def start_worker(
     """Start a queue and one worker that does `step` with what is wanted."""
     queue = DownloadQueue()
     worker = work(
-        *(queue, store, {State.WANTED: step}, gates, lambda: TERMS),
+        *(queue, store, {State.WANTED: step}, gates),
+        *(Hosts(gates, now, lambda: 60_000), lambda: TERMS),
         now=now,
         bell=bell,
         ring_questions=lambda: None,

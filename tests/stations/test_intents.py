@@ -393,6 +393,7 @@ async def test_a_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
     async with open_store(folder) as store:
         task = await find(store, "v1")
         assert (task.state, task.ask_at, task.fresh_link) == ("expected", 4, None)
+        assert task.warnings == 0
         assert [step.after for step in await store.history("v1")] == ["expected"]
         intent = await store.intents.record(
             "submit-1", WISH, source="submit", label=None, now=START, deadline_at=START
@@ -400,7 +401,7 @@ async def test_a_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
         await name(store, intent)
         assert (await find(store, "submit-1")).id == task.id
         (version,) = await store._connection.execute_fetchall("PRAGMA user_version")
-        assert version[0] == len(MIGRATIONS) == 2
+        assert version[0] == len(MIGRATIONS) == 3
     async with open_store(folder) as store:
         assert await count(store) == 1
 

@@ -7,7 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from daemon import patience
-from daemon.patience import wait_no_longer
+from daemon.clock import Clock
+from daemon.gates import Gates
+from daemon.hosts import Hosts
+from daemon.patience import Patience
 from daemon.rules.lifecycle import State
 from daemon.rules.schedule import HOUR, MINUTE, Pace
 from daemon.rules.task import Task
@@ -25,7 +28,13 @@ Sweep = Callable[..., AbstractAsyncContextManager[list[bool]]]
 
 
 @pytest.fixture
-def sweep(store: Store, now: Now) -> Sweep:
+def clock(now: Now) -> Clock:
+    """A clock that was never set."""
+    return Clock(now, lambda: now() - START)
+
+
+@pytest.fixture
+def sweep(store: Store, gates: Gates, hosts: Hosts, clock: Clock, now: Now) -> Sweep:
     """Sweep once after the block; yields how often downloads were rung."""
 
     @asynccontextmanager
@@ -33,10 +42,17 @@ def sweep(store: Store, now: Now) -> Sweep:
         terms = Terms(pace=PACE, retry_first_ms=2000, retry_limit_ms=MINUTE, has_key=has_key)
         rung: list[bool] = []
         sweeping = asyncio.create_task(
-            wait_no_longer(
-                *(store, lambda: terms, lambda: TRUST_AFTER, now, lambda: rung.append(True)),
+            Patience(
+                store=store,
+                gates=gates,
+                hosts=hosts,
+                clock=clock,
+                terms=lambda: terms,
+                trust_link_after_ms=lambda: TRUST_AFTER,
+                now=now,
+                ring_downloads=lambda: rung.append(True),
                 grace_ms=grace_ms,
-            )
+            ).run()
         )
         try:
             yield rung

@@ -15,6 +15,7 @@ from daemon.bell import Bell
 from daemon.disk import Disk
 from daemon.download import Downloader
 from daemon.gates import Gates
+from daemon.hosts import Hosts
 from daemon.queue import DownloadQueue, work
 from daemon.rules.failure import Hindered, Reason, Refused, Trouble
 from daemon.rules.lifecycle import State
@@ -78,7 +79,8 @@ def open_hall(store: Store, gates: Gates, now: Now) -> Open:
         loops = [line.feed(store, now, hall.bell)]
         loops += [
             work(
-                *(line, store, {state: log(state) for state in steps}, gates, lambda: terms),
+                *(line, store, {state: log(state) for state in steps}, gates),
+                *(Hosts(gates, now, lambda: 60_000), lambda: terms),
                 now=now,
                 bell=hall.bell,
                 ring_questions=hall.ring_questions,

@@ -117,7 +117,7 @@ async def test_a_link_is_tried_when_nobody_answers_for_long(
 
 
 async def test_what_is_past_its_deadline_comes_in_pages(store: Store, plant: Plant) -> None:
-    """Every task without a file once, in pages, however many there are; none that is claimed."""
+    """Every task without a file in place once, in pages, however many there are."""
     for number in range(5):
         await plant(f"t{number}", State.WANTED if number % 2 else State.EXPECTED, deadline_at=NOW)
     await plant("claimed", State.WANTED, deadline_at=NOW, claimed_at=NOW)
@@ -126,11 +126,11 @@ async def test_what_is_past_its_deadline_comes_in_pages(store: Store, plant: Pla
         await plant(state.value, state, deadline_at=NOW)
     seen: list[str] = []
     after_id = 0
-    while page := await store.past_deadline(NOW, after_id, 2):
+    while page := await store.ending(NOW, after_id, 2):
         assert len(page) <= 2
         seen += [task.task_id for task in page]
         after_id = page[-1].id
-    assert seen == ["t0", "t1", "t2", "t3", "t4"]
+    assert seen == ["t0", "t1", "t2", "t3", "t4", "claimed", "verified"]
 
 
 async def test_what_is_due_already_hides_nothing_that_falls_due_later(

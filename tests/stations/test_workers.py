@@ -7,6 +7,7 @@ import pytest
 
 from daemon.bell import Bell
 from daemon.gates import Gates
+from daemon.hosts import Hosts
 from daemon.queue import DownloadQueue, keep_workers, work
 from daemon.rules.lifecycle import State
 from daemon.rules.schedule import HOUR, MINUTE, SECOND, Pace
@@ -105,14 +106,14 @@ async def test_a_bug_in_one_worker_ends_the_crew() -> None:
 
 
 async def test_a_worker_too_many_leaves_its_task_to_the_others(
-    store: Store, gates: Gates, now: Now, plant: Plant
+    store: Store, gates: Gates, hosts: Hosts, now: Now, plant: Plant
 ) -> None:
     """What it was just handed is claimed by nobody, and the bell lets another one find it."""
     line, bell, surplus = DownloadQueue(), Bell(), [False]
     terms = Terms(pace=PACE, retry_first_ms=2 * SECOND, retry_limit_ms=15 * MINUTE, has_key=True)
     worker = asyncio.create_task(
         work(
-            *(line, store, {State.WANTED: keep}, gates, lambda: terms),
+            *(line, store, {State.WANTED: keep}, gates, hosts, lambda: terms),
             now=now,
             bell=bell,
             ring_questions=lambda: None,
