@@ -28,6 +28,7 @@ from daemon.outbound import Session, api_session, file_session
 from daemon.patience import Patience
 from daemon.poller import Poller, watch_credits
 from daemon.provider import Provider
+from daemon.pulse import Pulse, listen
 from daemon.queue import DownloadQueue, keep_workers, work
 from daemon.restore import take_over
 from daemon.rules.address import AddressPolicy
@@ -57,6 +58,8 @@ class Parts:
 
     settings: Settings
     store: Store
+    disk: Disk
+    pulse: Pulse
     intake: Intake
     receiver: Receiver
     office: Office
@@ -103,6 +106,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
     gates = Gates(now, _log_gate)
     hosts = Hosts(gates, now, lambda: settings.terms.retry_limit_ms)
     clock = Clock(now)
+    pulse = Pulse()
+    listen(pulse)
     disk = await _prepare_disk(config, gates, stack)
     await take_over(store, disk, now(), settings.terms)
     provider = Provider(
@@ -227,13 +232,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         ring_downloads=bells.downloads.ring,
     )
 
-    async def mend_times() -> None:
-        """What was put off by a wrong clock may lie years ahead of the right one."""
-        await store.postponements.pull_in(now(), settings.longest_pause_ms)
-        gates.probe_now()
-        bells.ring()
-        submitter.ring()
-
+    mend_times = _mender(settings, store, gates, submitter, bells)
     await mend_times()
     if settings.terms.has_key:
         await store.ask_about_all(now())
@@ -242,6 +241,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
     return Parts(
         settings=settings,
         store=store,
+        disk=disk,
+        pulse=pulse,
         intake=intake,
         receiver=receiver,
         office=office,
@@ -266,6 +267,19 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         },
         reload=reload,
     )
+
+
+def _mender(
+    settings: Settings, store: Store, gates: Gates, submitter: Submitter, bells: _Bells
+) -> Callable[[], Awaitable[None]]:
+    async def mend_times() -> None:
+        """What was put off by a wrong clock may lie years ahead of the right one."""
+        await store.due_times.pull_in(now(), settings.longest_pause_ms)
+        gates.probe_now()
+        bells.ring()
+        submitter.ring()
+
+    return mend_times
 
 
 async def _prepare_disk(config: Config, gates: Gates, stack: AsyncExitStack) -> Disk:

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -84,6 +85,7 @@ class Disk:
         self.directory = directory
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="disk")
         self.is_prepared = False
+        self._began: dict[object, float] = {}
         self._file_mode = file_mode
         self._directory_mode = directory_mode
 
@@ -96,10 +98,19 @@ class Disk:
 
         async def call() -> T:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.pool, function, *arguments)
+            this = object()
+            self._began[this] = time.monotonic()
+            try:
+                return await loop.run_in_executor(self.pool, function, *arguments)
+            finally:
+                del self._began[this]
 
         with own_disk():
             return await undisturbed(call())
+
+    def hanging_seconds(self) -> float:
+        """Return for how long the oldest call has been on its way; a dead mount never answers."""
+        return time.monotonic() - min(self._began.values(), default=time.monotonic())
 
     def close(self) -> None:
         """Let the threads end; nothing is waited for."""

@@ -226,6 +226,8 @@ def show_status(status: Row) -> None:
     known = status["credits"]
     click.echo(f"credits:         {'unknown' if known is None else f'{known:g}'}")
     click.echo(f"provider:        last answer {age(status['provider_answered_at'])}")
+    for told in status["overdue"]:
+        click.echo(f"overdue:         {text(told)}")
     for gate in status["gates"]:
         click.echo(f"gate shut:       {gate['name']} {age(gate['since'])}: {text(gate['reason'])}")
 

@@ -21,6 +21,7 @@ from daemon.disk import Disk
 from daemon.gates import Gates
 from daemon.outbound import Session, get_file, read_chunk
 from daemon.partial import Partial, open_partial
+from daemon.pulse import STEP_SECONDS, beat
 from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Hindered, Reason, Spoiled, StepFailed, Trouble
 from daemon.rules.filename import name_beside, name_partial, name_video
@@ -259,9 +260,11 @@ class Downloader:
         gathered, since = bytearray(), time.monotonic()
         failure: StepFailed | None = None
         while True:
+            stall_timeout = self._section().stall_timeout.total_seconds()
+            beat(STEP_SECONDS + stall_timeout)
             asked = time.monotonic()
             try:
-                piece = await read_chunk(response, self._section().stall_timeout.total_seconds())
+                piece = await read_chunk(response, stall_timeout)
                 speed.count(len(piece), time.monotonic() - asked)
             except StepFailed as caught:
                 piece, failure = b"", caught

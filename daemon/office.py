@@ -14,6 +14,8 @@ from aiohttp import web
 
 from daemon.disk import Disk
 from daemon.gates import Gates
+from daemon.logs import mask
+from daemon.overdue import find_overdue
 from daemon.rules.failure import Hindered, Reason
 from daemon.rules.lifecycle import State
 from daemon.rules.notice import TASK_ID
@@ -113,8 +115,13 @@ class Office:
                 quarantined=quarantined,
                 credits=self.credits_left,
                 provider_answered_at=show_time(self.answered_at()),
+                overdue=[mask(one) for one in await self._find_overdue()],
             )
         )
+
+    async def _find_overdue(self) -> list[str]:
+        has_key = self.terms().has_key
+        return await find_overdue(self.store, self.gates.shut(), self.now(), has_key=has_key)
 
     async def _disk(self) -> DiskView | None:
         try:

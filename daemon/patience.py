@@ -16,6 +16,7 @@ import structlog
 from daemon.clock import Clock
 from daemon.gates import Gates
 from daemon.hosts import Hosts
+from daemon.pulse import beat
 from daemon.rules.schedule import HOUR, MINUTE, NEAR_LEVELS_MS, PROOF_APART_MS, count_warnings
 from daemon.rules.task import Task
 from daemon.rules.verdict import Terms, Verdict, judge_deadline, judge_silence
@@ -50,6 +51,7 @@ class Patience:
         """Sweep for ever: use links that nobody confirms, warn, declare lost what is."""
         began = self.now()
         while True:
+            beat()
             patience_ms = self.trust_link_after_ms()
             heard_out = self.now() - began >= min(patience_ms, self.grace_ms)
             pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))

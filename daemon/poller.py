@@ -13,6 +13,7 @@ import structlog
 from daemon.bell import Bell, sleep_until
 from daemon.config.sections import Provider as Section
 from daemon.provider import Provider
+from daemon.pulse import beat, resting
 from daemon.rounds import go_round
 from daemon.rules.notice import Answer
 from daemon.rules.schedule import HOUR
@@ -58,13 +59,15 @@ class Poller:
 
         async def take() -> Task | None:
             await self._wait_until_due()
-            await self._provider.permit()
+            with resting():
+                await self._provider.permit()
             return await self._take()
 
         await go_round(AT_ONCE, take, self._ask, lambda task: f"ask {task.task_id}")
 
     async def _wait_until_due(self) -> None:
         while True:
+            beat()
             heard, now = self._bell.listen(), self._now()
             if not self._terms().has_key:
                 await sleep_until(heard, LONGEST_WAIT_MS / 1000)

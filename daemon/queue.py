@@ -15,6 +15,7 @@ import structlog
 from daemon.bell import Bell, sleep_until
 from daemon.gates import Gates
 from daemon.hosts import Hosts
+from daemon.pulse import STEP_SECONDS, beat, rest, resting
 from daemon.rounds import insist
 from daemon.rules.failure import Hindered, StepFailed
 from daemon.rules.lifecycle import State
@@ -44,6 +45,7 @@ class DownloadQueue:
     async def feed(self, store: Store, now: Callable[[], int], bell: Bell) -> None:
         """Refill for ever, when the bell rings and when the next task falls due."""
         while True:
+            beat()
             heard = bell.listen()
             try:
                 wait_ms = await self._refill(store, now())
@@ -105,11 +107,13 @@ async def work(
     process ends.
     """
     while not is_surplus():
-        task_id = await queue.take(freshest=freshest)
+        with resting():
+            task_id = await queue.take(freshest=freshest)
         if is_surplus():
             # The id is lost here and still due in the ledger: the refill finds it again.
             break
-        await gates.pass_through("disk")
+        with resting():
+            await gates.pass_through("disk")
         try:
             task = await store.claim(task_id, now())
         except StoreFailed as failure:
@@ -125,6 +129,7 @@ async def work(
             began = task
             try:
                 while (state := State(task.state)) in steps:
+                    beat(STEP_SECONDS)
                     task = await steps[state](task)
                     if state is State.WANTED:
                         hosts.learn(began, task.spans, None)
@@ -138,6 +143,7 @@ async def work(
                 await _give_back(store, task, failure, now)
         ring_questions()
         bell.ring()
+    rest()
     bell.ring()
 
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from daemon.pulse import rest
 from daemon.store import StoreFailed, survive
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ async def go_round(
     room = asyncio.Semaphore(at_once)
     async with asyncio.TaskGroup() as working:
         while True:
+            rest()
             await room.acquire()
             try:
                 taken = await take()
@@ -45,4 +47,5 @@ async def insist(ask: Callable[[], Awaitable[T]]) -> T:
         try:
             return await ask()
         except StoreFailed as failure:
+            rest()
             await asyncio.sleep(survive(failure) / 1000)

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -40,9 +41,11 @@ from daemon.logs import hide, set_level
 from daemon.rules.failure import Hindered
 from daemon.store import StoreFailed, survive
 from daemon.systemd import Notifier, PassedWrongly, take_sockets
+from daemon.watchdog import Watchdog
 
 INTERRUPTED = 8
-REPORT_SECONDS = 10.0
+STOP_SECONDS = 25.0
+"""How long stopping may take; a container is given 30 s, the unit of systemd 45."""
 FILES_LIMIT = 65_536
 
 _log = structlog.get_logger()
@@ -88,6 +91,7 @@ def _hear_signals(stop: asyncio.Event, reload: Bell) -> None:
         if stop.is_set():
             os._exit(INTERRUPTED)
         stop.set()
+        _end_in_any_case()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,7 +112,8 @@ async def _run(
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         addresses = await _open_doors(parts, passed, runners)
-        reporting = asyncio.create_task(_report(parts, notifier), name="report")
+        watchdog = Watchdog(notifier, parts.store, parts.disk, parts.pulse)
+        reporting = asyncio.create_task(watchdog.run(), name="watchdog")
         working.append(reporting)
         notifier.tell("READY=1")
         seconds = round(time.monotonic() - began, 3)
@@ -231,16 +236,17 @@ def _admin_hosts(config: Config) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
-async def _report(parts: Parts, notifier: Notifier) -> None:
-    """Tell systemd how it stands, and that we live, after the store and the loop proved it."""
-    pause = notifier.watchdog_seconds / 3 if notifier.watchdog_seconds else REPORT_SECONDS
-    while True:
-        try:
-            counts = await parts.store.counts()
-            said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        except StoreFailed as failure:
-            # A full disk is nothing that a restart by the watchdog would cure.
-            survive(failure)
-            said = str(failure)
-        notifier.tell(f"STATUS={said or 'no tasks yet'}", "WATCHDOG=1")
-        await asyncio.sleep(min(pause, REPORT_SECONDS))
+def _end_in_any_case() -> None:
+    """End the process when stopping hangs: in a disk call, say, that nobody can take back.
+
+    A thread, for the loop may hang as well. What was promised is on the disk at every moment.
+    """
+
+    def end() -> None:
+        time.sleep(STOP_SECONDS)
+        _log.error("daemon.cut_short", message=f"not stopped after {STOP_SECONDS:g} s: ended")
+        # The log is written by another thread.
+        time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True, name="last resort").start()

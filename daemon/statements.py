@@ -12,6 +12,8 @@ from daemon.rules.task import COLUMNS
 Fetch: TypeAlias = Callable[[str, object], Awaitable[list[Any]]]
 """Runs one statement and returns its rows; raises StoreFailed when it did not commit."""
 
+STEPPING: Final = "state IN ('wanted', 'verified', 'stored')"
+"""States with a download step; the words of the index `task_to_fetch`."""
 ALL: Final = ", ".join(COLUMNS)
 
 ADOPT: Final = f"""

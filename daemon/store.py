@@ -23,9 +23,9 @@ import structlog
 from daemon.balances import Balances
 from daemon.ballast import Ballast
 from daemon.database import is_full, open_database
+from daemon.due_times import DueTimes
 from daemon.intents import Intents
 from daemon.outbox import Outbox
-from daemon.postponements import Postponements
 from daemon.quarantine import Quarantine
 from daemon.restoration import Restoration
 from daemon.rules.lifecycle import State
@@ -33,14 +33,10 @@ from daemon.rules.schedule import HOUR
 from daemon.rules.task import COLUMNS, Due, Move, Step, Task, Tidings
 from daemon.rules.verdict import Verdict
 from daemon.schema import MIGRATIONS
-from daemon.statements import ADOPT, ALL, RECEIVE
+from daemon.statements import ADOPT, ALL, RECEIVE, STEPPING
 
 NEAR_MS: Final = 24 * HOUR
 """A deadline this near outranks earlier failures."""
-_STEPPING: Final = "state IN ('wanted', 'verified', 'stored')"
-"""States with a download step; the words of the index `task_to_fetch`."""
-
-
 _FATAL: Final = frozenset(
     {
         sqlite3.SQLITE_IOERR_FSYNC,
@@ -103,7 +99,7 @@ class Store:
         self.balances = Balances(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
-        self.postponements = Postponements(self._fetch)
+        self.due_times = DueTimes(self._fetch)
         self.quarantine = Quarantine(self._fetch)
         self.restoration = Restoration(self._fetch)
 
@@ -204,7 +200,7 @@ class Store:
             UPDATE task SET claimed_at = :now, version = version + 1,
                             attempts = attempts + (state = 'wanted')
             WHERE task_id = :task_id AND claimed_at IS NULL AND fetch_at <= :now
-                  AND {_STEPPING}
+                  AND {STEPPING}
             RETURNING {ALL}
             """,
             {"task_id": task_id, "now": now},
@@ -264,7 +260,7 @@ class Store:
             f"""
             SELECT id, task_id, deadline_at, failures > 0 AND deadline_at > :near AS failing
             FROM task
-            WHERE {_STEPPING} AND fetch_at <= :now
+            WHERE {STEPPING} AND fetch_at <= :now
                   AND claimed_at IS NULL
             ORDER BY failing, {order} LIMIT :limit
             """,
@@ -286,7 +282,7 @@ class Store:
             f"""
             SELECT (SELECT min(ask_at) FROM task WHERE ask_at > :now AND forgotten_at IS NULL),
                    (SELECT min(fetch_at) FROM task
-                    WHERE {_STEPPING} AND claimed_at IS NULL AND fetch_at > :now)
+                    WHERE {STEPPING} AND claimed_at IS NULL AND fetch_at > :now)
             """,
             {"now": now},
         )

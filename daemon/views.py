@@ -250,6 +250,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     credits: float | None
     provider_answered_at: str | None
+    overdue: list[str]
 
 
 class HeldView(msgspec.Struct, frozen=True, kw_only=True):

@@ -209,7 +209,7 @@ def next_link(current: Link, location: str, policy: AddressPolicy) -> Link:
 
 
 _HOST = re.compile(
-    r"https?://(?:[^/?#@]*@)?([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]*)?(?:[/?#]|$)",
+    r"https?://(?:[^/?#@\\]*@)?([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]*)?(?:[/?#]|$)",
     re.ASCII | re.IGNORECASE,
 )
 

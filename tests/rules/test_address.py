@@ -19,6 +19,7 @@ from daemon.rules.address import (
     check_answers,
     check_link,
     escape_spaces,
+    name_host,
     next_link,
     without_query,
 )
@@ -387,3 +388,24 @@ def test_any_location_is_refused_or_stays_on_https(location: str, policy: Addres
 def test_no_query_survives_in_a_log(head: str, query: str) -> None:
     """Whatever the link looks like, nothing behind its first question mark is shown."""
     assert without_query(f"{head}?{query}") == without_query(f"{head}?")
+
+
+@pytest.mark.parametrize(
+    ("link", "name"),
+    [
+        ("https://Files.Example.com/a?token=secret", "files.example.com"),
+        ("http://user:password@files.example.com:8443/a", "files.example.com"),
+        ("https://files.example.com", "files.example.com"),
+        ("https://files.example.com?x", "files.example.com"),
+        ("https://[2001:DB8::1]:443/a", "[2001:db8::1]"),
+        ("https://files.example.com\\@b/a", None),
+        ("https://files.exa\x1bmple.com/a", None),
+        ("https://m\xfcller.example/a", None),
+        ("ftp://files.example.com/a", None),
+        ("https:///a", None),
+        ("", None),
+    ],
+)
+def test_the_host_of_a_link_is_shown_or_not_guessed(link: str, name: str | None) -> None:
+    """Nothing but a plain name or address gets into a log, a gate or a page."""
+    assert name_host(link) == name

@@ -26,6 +26,7 @@ from daemon.rules.schedule import (
     Pace,
     Tally,
     backoff,
+    count_warnings,
     pause_download,
     pause_gate,
     pause_question,
@@ -237,3 +238,28 @@ def test_gates_open_again(name: str, seconds: list[int]) -> None:
 def test_one_bad_call_shuts_nothing() -> None:
     """Calls pause only after several failures in a row."""
     assert API_FAILURES > 1
+
+
+@pytest.mark.parametrize(
+    ("left", "life", "due"),
+    [
+        (72 * HOUR + 1, 336 * HOUR, 0),
+        (72 * HOUR, 336 * HOUR, 1),
+        (24 * HOUR + 1, 336 * HOUR, 1),
+        (24 * HOUR, 336 * HOUR, 2),
+        (-HOUR, 336 * HOUR, 2),
+        (24 * HOUR, 72 * HOUR, 1),
+        (24 * HOUR, 24 * HOUR, 0),
+        (-HOUR, HOUR, 0),
+    ],
+)
+def test_a_deadline_is_warned_of_twice(left: int, life: int, due: int) -> None:
+    """At 72 and at 24 hours, and never as soon as the task is known."""
+    now = 1_000 * HOUR
+    assert count_warnings(now, now + left - life, now + left) == due
+
+
+def test_a_gate_of_a_host_is_one_of_a_kind() -> None:
+    """Its pauses double from half a minute to ten."""
+    pauses = [pause_gate("host:files.example.com", closings) for closings in range(1, 8)]
+    assert pauses == [30_000, 60_000, 120_000, 240_000, 480_000, 600_000, 600_000]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from daemon import patience
 from daemon.clock import Clock
@@ -231,3 +232,60 @@ async def test_more_than_a_page_is_swept(
         pass
     assert await state_of(store) == "lost"
     assert (await store.counts())["wanted"] == 5
+
+
+PROVED = {"refusal_proofs": 3, "questions": 2}
+
+
+@pytest.mark.parametrize("name", ["key", "rate", "maintenance", "api", "disk", "host:a.example"])
+async def test_while_a_gate_is_shut_nothing_is_lost(
+    store: Store, plant: Plant, sweep: Sweep, gates: Gates, name: str
+) -> None:
+    """Whoever cannot try cannot prove; another host's trouble, or no credits, stop no proof."""
+    await plant("a", State.WANTED, deadline_at=START, link="https://a.example/f", **PROVED)
+    gates.close(name, "trouble")
+    async with sweep():
+        pass
+    assert await state_of(store) == "wanted"
+    gates.open(name)
+    gates.close("credits", "none left")
+    gates.close("host:b.example", "trouble")
+    async with sweep():
+        pass
+    assert await state_of(store) == "lost"
+
+
+async def test_by_a_clock_that_was_set_nothing_is_lost(
+    store: Store, plant: Plant, sweep: Sweep, clock: Clock
+) -> None:
+    """Not even with proof: the times of the proofs come from the same clock."""
+    await plant("a", State.WANTED, deadline_at=START, **PROVED)
+    clock.compare("Thu, 01 Jan 1970 00:00:00 GMT")
+    async with sweep():
+        pass
+    assert await state_of(store) == "wanted"
+
+
+async def test_a_near_deadline_is_told_at_72_and_at_24_hours(
+    plant: Plant, sweep: Sweep, advance: Advance
+) -> None:
+    """Once each, of what is not here; a restart repeats nothing, and a late start says one."""
+    end = START + 14 * 24 * HOUR
+    for state in (State.EXPECTED, State.VERIFIED, State.DONE):
+        await plant(state.value, state, deadline_at=end)
+    await plant("seen", deadline_at=end, forgotten_at=START)
+    # Adopted with less than a day to go: the warning would come as soon as the task.
+    await plant("short", deadline_at=START + 20 * HOUR)
+    told: list[tuple[str, float]] = []
+    for pause in (0, 11 * 24 * HOUR - 1, 1, 48 * HOUR - 1, 1, HOUR):
+        advance(pause)
+        for _ in range(2):
+            with capture_logs() as logs:
+                async with sweep():
+                    pass
+            told += [
+                (line["task_id"], line["hours_left"])
+                for line in logs
+                if line["event"] == "deadline.near"
+            ]
+    assert told == [("expected", 72.0), ("verified", 72.0), ("expected", 24.0), ("verified", 24.0)]

@@ -1,0 +1,45 @@
+"""When things are due: what was put off too far is pulled in, what is overdue is counted.
+
+Rule: each table is changed by one statement; what is due as it should be is not touched. Times are
+milliseconds since 1970.
+"""
+
+from daemon.statements import STEPPING, Fetch
+
+
+class DueTimes:
+    """The due times of the ledger; the store makes it and hands it its connection."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    async def pull_in(self, now: int, longest_ms: int) -> None:
+        """Make due now whatever is due later than `longest_ms` from now: a wrong clock did that."""
+        times = {"now": now, "limit": now + longest_ms}
+        await self._fetch(
+            """
+            UPDATE task SET ask_at = :now, asked_since = :now, version = version + 1
+            WHERE ask_at > :limit
+            """,
+            times,
+        )
+        await self._fetch(
+            "UPDATE task SET fetch_at = :now, version = version + 1 WHERE fetch_at > :limit", times
+        )
+        await self._fetch("UPDATE submission SET send_at = :now WHERE send_at > :limit", times)
+        await self._fetch("UPDATE outbox SET due_at = :now WHERE due_at > :limit", times)
+
+    async def count_overdue(self, before: int, near: int) -> tuple[int, int, int]:
+        """Count the videos with a deadline before `near`, and questions and steps due `before`."""
+        rows = await self._fetch(
+            f"""
+            SELECT (SELECT count(*) FROM task
+                    WHERE state IN ('expected', 'wanted', 'verified') AND deadline_at <= :near
+                          AND forgotten_at IS NULL),
+                   (SELECT count(*) FROM task WHERE ask_at <= :before AND forgotten_at IS NULL),
+                   (SELECT count(*) FROM task
+                    WHERE {STEPPING} AND claimed_at IS NULL AND fetch_at <= :before)
+            """,  # noqa: S608 - a constant
+            {"before": before, "near": near},
+        )
+        return rows[0][0], rows[0][1], rows[0][2]
