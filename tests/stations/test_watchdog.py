@@ -205,7 +205,7 @@ async def test_a_process_that_stood_still_is_excused(
     async with watching():
         await asyncio.sleep(0.05)
         with capture_logs() as logs:
-            time.sleep(0.3)  # noqa: ASYNC251 - the fault that is to be seen
+            time.sleep(0.6)  # noqa: ASYNC251 - the fault that is to be seen
             await asyncio.sleep(0.1)
     assert [line["event"] for line in logs if line["event"] == "loop.blocked"] == ["loop.blocked"]
     assert len(excused) == 1
