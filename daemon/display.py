@@ -5,7 +5,7 @@ with its control characters spelled out, on a terminal and in a pipe alike.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -14,6 +14,8 @@ import humanize
 from daemon.rules.redaction import escape_control
 
 Row = Mapping[str, Any]
+
+_SOON = timedelta(hours=72)
 
 _NEXT_STEP: Mapping[str, str] = {
     "expected": "the provider is asked about it; nothing to do",
@@ -253,5 +255,16 @@ def explain_unsafe(task: Row) -> str:
     """Say why a task is not safe."""
     why = _meaning(task)
     # Of an open submit, `why` has the message in it.
-    told = task["message"] and not is_open_submit(task)
-    return f"{why}; last trouble: {task['message']}" if told else why
+    if task["message"] and not is_open_submit(task):
+        why = f"{why}; last trouble: {task['message']}"
+    return f"{why}{_remaining(task)}"
+
+
+def _remaining(task: Row) -> str:
+    """Say how long the provider still keeps a video, where that is not long any more."""
+    left = datetime.fromisoformat(task["deadline_at"]) - datetime.now(UTC)
+    if task["state"] not in {"expected", "wanted", "verified"} or left > _SOON:
+        return ""
+    if left < timedelta(0):
+        return "; the provider may have deleted it by now"
+    return f"; the provider deletes it in about {humanize.naturaldelta(left)}"
