@@ -37,6 +37,7 @@ from daemon.rules.lifecycle import State
 from daemon.rules.outgoing import application_policy
 from daemon.rules.task import Move
 from daemon.settings import Settings
+from daemon.soundness import check_soundness
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
 from daemon.views import show_time
@@ -195,7 +196,6 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         has_key=lambda: settings.terms.has_key,
         retention_ms=lambda: settings.retention_ms,
         intake=intake,
-        store=store,
         now=now,
         ring=bells.ring,
     )
@@ -252,6 +252,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             "courier": courier.run(),
             "clock": watch_clock(clock, mend_times),
             "patience": patience.run(),
+            "soundness": check_soundness(config.state_dir),
             "poller": poller.run(),
             "credits": watch_credits(
                 store,

@@ -12,10 +12,9 @@ import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
-from daemon.database import LEDGER_NAME, inspect_at_rest
 from daemon.disk import sync_directory
+from daemon.inspection import LEDGER_NAME, inspect_at_rest, read_only
 from daemon.restoration import BACKUP_ID
 
 
@@ -68,7 +67,7 @@ def back_up(state_dir: Path, target: Path) -> Copied:
 def _copy(source: Path, part: Path) -> int:
     """Copy, mark and check; return how many tasks there are."""
     with (
-        closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True)) as ledger,
+        closing(read_only(source)) as ledger,
         closing(sqlite3.connect(part, isolation_level=None)) as copy,
     ):
         ledger.backup(copy)

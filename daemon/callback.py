@@ -8,9 +8,9 @@ provider's retries still count. Bad input never gives a 5xx, and nothing redirec
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 from aiohttp import web
@@ -19,7 +19,7 @@ from daemon.config.sections import Callback
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
 from daemon.rules.redaction import escape_control
-from daemon.rules.task import Task, Tidings
+from daemon.rules.task import Held, Task, Tidings, Unread
 from daemon.rules.verdict import judge_callback
 from daemon.store import Store, StoreFailed, survive
 
@@ -34,15 +34,42 @@ CLIENTS_LIMIT: Final = 10_000
 
 _RECEIVED: Final = b'{"status":"received"}'
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 _log = structlog.get_logger()
 
 
+class _Lane(Generic[T, R]):
+    """What waits for one kind of statement, and those who wait for its commit."""
+
+    def __init__(self, commit: Callable[[Sequence[T]], Awaitable[list[R]]]) -> None:
+        self._commit = commit
+        self.waiting: list[tuple[T, asyncio.Future[R]]] = []
+
+    async def empty(self) -> None:
+        """Commit all that waits, a batch at a time."""
+        while self.waiting:
+            batch, self.waiting = self.waiting[:BATCH_LIMIT], self.waiting[BATCH_LIMIT:]
+            try:
+                rows = await self._commit([item for item, _ in batch])
+            except StoreFailed as failure:
+                for _, committed in batch:
+                    if not committed.done():
+                        committed.set_exception(failure)
+                survive(failure)
+                continue
+            for (_, committed), row in zip(batch, rows, strict=True):
+                if not committed.done():
+                    committed.set_result(row)
+
+
 class Intake:
-    """Gathers callbacks that wait, and commits them together."""
+    """Gathers callbacks that wait, and commits them together; likewise those nobody can read."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiting: list[tuple[Tidings, asyncio.Future[Task]]] = []
+        self._news: _Lane[Tidings, Task] = _Lane(store.receive)
+        self._unread: _Lane[Unread, Held] = _Lane(store.quarantine.keep)
         self._arrived = asyncio.Event()
 
     async def commit(self, tidings: Tidings) -> Task:
@@ -51,8 +78,19 @@ class Intake:
         Raises:
             StoreFailed: nothing was committed.
         """
-        committed: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-        self._waiting.append((tidings, committed))
+        return await self._put(self._news, tidings)
+
+    async def hold(self, unread: Unread) -> Held:
+        """Return the row in quarantine once the body is on the disk.
+
+        Raises:
+            StoreFailed: nothing was committed.
+        """
+        return await self._put(self._unread, unread)
+
+    async def _put(self, lane: _Lane[T, R], item: T) -> R:
+        committed: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        lane.waiting.append((item, committed))
         self._arrived.set()
         return await committed
 
@@ -61,22 +99,8 @@ class Intake:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH_LIMIT], self._waiting[BATCH_LIMIT:]
-                await self._commit(batch)
-
-    async def _commit(self, batch: list[tuple[Tidings, asyncio.Future[Task]]]) -> None:
-        try:
-            tasks = await self._store.receive([tidings for tidings, _ in batch])
-        except StoreFailed as failure:
-            for _, committed in batch:
-                if not committed.done():
-                    committed.set_exception(failure)
-            survive(failure)
-            return
-        for (_, committed), task in zip(batch, tasks, strict=True):
-            if not committed.done():
-                committed.set_result(task)
+            await self._news.empty()
+            await self._unread.empty()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +112,6 @@ class Receiver:
     has_key: Callable[[], bool]
     retention_ms: Callable[[], int]
     intake: Intake
-    store: Store
     now: Callable[[], int]
     ring: Callable[[], None]
     """Called when a question or a download may have become due."""
@@ -181,13 +204,15 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
         _log.warning("callback.rejected", remote=client, status=401, why="signature")
         return 401
     if notice is None:
-        held = await receiver.store.quarantine.keep(
-            body,
-            why=unreadable or "",
-            remote=client,
-            # aiohttp lets any bytes through as surrogates, which no database can hold.
-            content_type=escape_control(request.headers.get("Content-Type", "")[:200]),
-            now=now,
+        held = await receiver.intake.hold(
+            Unread(
+                body=body,
+                why=unreadable or "",
+                remote=client,
+                # aiohttp lets any bytes through as surrogates, which no database can hold.
+                content_type=escape_control(request.headers.get("Content-Type", "")[:200]),
+                now=now,
+            )
         )
         _log.warning(
             "callback.quarantined", id=held.id, why=held.why, copies=held.copies, remote=client

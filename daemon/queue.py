@@ -118,6 +118,8 @@ async def work(
             task = await store.claim(task_id, now())
         except StoreFailed as failure:
             await asyncio.sleep(survive(failure) / 1000)
+            # Its id has left the queue, and is put in again.
+            bell.ring()
             continue
         if task is None:
             continue

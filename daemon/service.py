@@ -27,7 +27,6 @@ from daemon.bell import Bell
 from daemon.callback import callback_app
 from daemon.config import ConfigError, Loaded, load
 from daemon.config.sections import Config, Endpoint, Secret, TcpEndpoint, UnixEndpoint
-from daemon.database import StoreRefused
 from daemon.listeners import (
     ListenFailed,
     close,
@@ -37,6 +36,7 @@ from daemon.listeners import (
     public_runner,
     remove_socket,
 )
+from daemon.lock import StoreRefused
 from daemon.logs import hide, set_level
 from daemon.rules.failure import Hindered
 from daemon.store import StoreFailed, survive

@@ -22,8 +22,9 @@ import structlog
 
 from daemon.balances import Balances
 from daemon.ballast import Ballast
-from daemon.database import is_full, open_database
+from daemon.database import open_database
 from daemon.due_times import DueTimes
+from daemon.inspection import is_full
 from daemon.intents import Intents
 from daemon.outbox import Outbox
 from daemon.quarantine import Quarantine

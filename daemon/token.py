@@ -8,8 +8,8 @@ import os
 import secrets
 from pathlib import Path
 
-from daemon.database import StoreRefused
 from daemon.disk import sync_directory
+from daemon.lock import StoreRefused
 
 TOKEN_BYTES = 24
 

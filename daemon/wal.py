@@ -65,8 +65,7 @@ def find_damage(
             return f"it holds {kept} of {before.frames} frames that were committed"
         if not any(header):
             return None
-        page_bytes = struct.unpack_from(">I", header, 8)[0]
-        hidden = _count_commits(file, salts, page_bytes, kept)
+        hidden = _count_commits(file, salts, behind=kept, order=_order(header))
     if hidden > (0 if same_boot else 1):
         return f"a damaged byte hides {hidden} commits"
     return None
@@ -75,25 +74,37 @@ def find_damage(
 def _is_sound(header: bytes) -> bool:
     if len(header) < _LOG_HEADER_BYTES:
         return False
-    magic, *_ = struct.unpack_from(">I", header)
-    order = ">" if magic == _BIG_ENDIAN_SUMS else "<"
-    return struct.unpack(">2I", header[24:]) == _add_up(header[:24], order)
+    return struct.unpack(">2I", header[24:]) == _add_up(header[:24], _order(header))
 
 
-def _count_commits(file: BinaryIO, salts: bytes, page_bytes: int, behind: int) -> int:
-    """Count the frames behind the first `behind` that end a commit of this very log."""
-    count, frame_bytes = 0, _FRAME_HEADER_BYTES + page_bytes
-    file.seek(_LOG_HEADER_BYTES + behind * frame_bytes)
-    while len(head := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
+def _order(header: bytes) -> str:
+    """Return the order of bytes in which the checksums of this log were made."""
+    return ">" if struct.unpack_from(">I", header)[0] == _BIG_ENDIAN_SUMS else "<"
+
+
+def _count_commits(file: BinaryIO, salts: bytes, *, behind: int, order: str) -> int:
+    """Count the whole frames behind the first `behind` that end a commit of this very log.
+
+    A frame is whole when its checksum follows from the one in the frame before it. One that is not
+    may be a write that failed, for want of room say, and was acknowledged to nobody.
+    """
+    file.seek(8)
+    page_bytes = struct.unpack(">I", file.read(4))[0]
+    file.seek(_LOG_HEADER_BYTES + behind * (_FRAME_HEADER_BYTES + page_bytes))
+    count, before = 0, b""
+    while len(frame := file.read(_FRAME_HEADER_BYTES + page_bytes)) > page_bytes:
+        head, page = frame[:_FRAME_HEADER_BYTES], frame[_FRAME_HEADER_BYTES:]
         # The second word is the size of the database after a commit, else nought.
-        count += head[8:16] == salts and any(head[4:8])
-        file.seek(page_bytes, 1)
+        if before and head[8:16] == salts and any(head[4:8]) and len(page) == page_bytes:
+            summed = _add_up(head[:8] + page, order, struct.unpack(">2I", before))
+            count += summed == struct.unpack(">2I", head[16:])
+        before = head[16:]
     return count
 
 
-def _add_up(data: bytes, order: str) -> tuple[int, int]:
-    """Return SQLite's checksum of whole pairs of words."""
-    one = two = 0
+def _add_up(data: bytes, order: str, begin: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Return SQLite's checksum of whole pairs of words, going on from another one."""
+    one, two = begin
     for first, second in struct.iter_unpack(f"{order}2I", data):
         one = (one + first + two) & 0xFFFFFFFF
         two = (two + second + one) & 0xFFFFFFFF

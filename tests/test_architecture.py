@@ -21,11 +21,12 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "config",
         "ballast bell disk outbound logs listeners pulse systemd wal",
         "gates",
-        "schema statements",
+        "lock schema statements",
         "balances due_times intents outbox quarantine restoration",
+        "inspection",
         "database",
         "backup store token",
-        "clock hosts overdue partial provider rounds views watchdog",
+        "clock hosts overdue partial provider rounds soundness views watchdog",
         "callback queue poller patience submitter courier download gateway restore",
         "office",
         "routes",
@@ -62,7 +63,9 @@ OUTSIDE_WORLD = frozenset(
 
 FENCES: Mapping[str, frozenset[str]] = {
     "aiosqlite": frozenset({"daemon/store.py", "daemon/database.py", "daemon/schema.py"}),
-    "sqlite3": frozenset({"daemon/store.py", "daemon/database.py", "daemon/backup.py"}),
+    "sqlite3": frozenset(
+        f"daemon/{name}.py" for name in ("store", "database", "inspection", "backup", "soundness")
+    ),
     "aiofiles": frozenset({"daemon/partial.py"}),
     "aiolimiter": frozenset({"daemon/provider.py"}),
 }

@@ -29,7 +29,8 @@ from tests.stories.harness import (
 
 STATES = ["expected", "wanted", "verified", "stored", "done", "failed", "lost", "pruned"]
 VERBS = [
-    *("callback-url", "check", "config", "demo", "export", "forget", "list", "report", "retry"),
+    *("backup", "callback-url", "check", "config", "demo", "export", "forget", "list"),
+    *("report", "retry"),
     *("serve", "show", "simulate", "status", "submit", "track"),
 ]
 ASKING = (
@@ -327,7 +328,7 @@ def test_the_status_says_how_it_stands(world: Daemon) -> None:
     (line,) = read_lines(world.verb("status", "--json").output)
     assert set(line) == {
         *("counts", "oldest_waiting_at", "next_deadline_at", "gates", "disk", "quarantined"),
-        *("credits", "provider_answered_at"),
+        *("credits", "provider_answered_at", "overdue"),
     }
     assert list(line["counts"]) == STATES
     assert (line["gates"], line["quarantined"]) == ([], 0)

@@ -107,7 +107,7 @@ def export(invocation: Invocation, *, as_json: bool) -> None:  # noqa: ARG001 - 
 def backup(invocation: Invocation, file: Path, *, as_json: bool) -> int:
     """Copy the ledger to FILE, which is new, and check the copy; the daemon may run meanwhile."""
     from daemon.backup import BackupFailed, back_up  # noqa: PLC0415 - the other verbs start faster
-    from daemon.database import StoreRefused  # noqa: PLC0415 - likewise
+    from daemon.lock import StoreRefused  # noqa: PLC0415 - likewise
 
     try:
         copied = back_up(invocation.load().config.state_dir, file)

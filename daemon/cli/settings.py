@@ -27,7 +27,7 @@ then ask for the callBackUrl of your application, and see what comes
 @click.pass_obj
 def callback_url(invocation: Invocation) -> int:
     """Print the URL to give the provider as callBackUrl."""
-    from daemon.database import StoreRefused  # noqa: PLC0415 - the other verbs start faster without
+    from daemon.lock import StoreRefused  # noqa: PLC0415 - the other verbs start faster without
     from daemon.token import read_token  # noqa: PLC0415 - likewise
 
     config = invocation.load().config

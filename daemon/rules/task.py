@@ -154,6 +154,17 @@ class Step:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """A callback that cannot be read, waiting for its commit."""
+
+    body: bytes
+    why: str
+    remote: str
+    content_type: str
+    now: int
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A callback in quarantine."""

@@ -26,6 +26,7 @@ from daemon.rules.task import Tidings
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
+from tests.stations.holding import hold
 
 NOW = 1_766_000_000_000
 DAY_MS = 86_400_000
@@ -40,6 +41,7 @@ DECLINED = Tidings(
     message="sorry",
     code=500,
 )
+
 FIELDS = [
     "task_id",
     "label",
@@ -254,7 +256,7 @@ async def test_status_shows_counts_gates_disk_and_quarantine(
 ) -> None:
     """One look tells how it stands."""
     await call("post", "/v1/tasks", {"task_ids": ["t1", "t2"]})
-    await store.quarantine.keep(b"\xffodd", why="not JSON", remote="::1", content_type="", now=NOW)
+    await hold(store, b"\xffodd", now=NOW)
     office.gates.close("key", "wrong key")
     office.remember_credits(12.5)
     status = await call("get", "/v1/status")

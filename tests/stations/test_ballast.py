@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from daemon.ballast import Ballast
-from daemon.database import StoreRefused
+from daemon.lock import StoreRefused
 from daemon.store import StoreFailed, open_store
 
 MIB = 1 << 20

@@ -67,7 +67,6 @@ async def open_desk(
             has_key=lambda: has_key,
             retention_ms=lambda: 14 * DAY_MS,
             intake=intake,
-            store=store,
             now=lambda: time.time_ns() // 1_000_000,
             ring=lambda: rings.append(1),
         )
@@ -272,13 +271,13 @@ async def test_the_listener_can_be_a_unix_socket(tmp_path: Path) -> None:
         path.write_text('state_dir = "state"\n[callback]\nlisten = "unix:in.sock"')
         config = load(path, {}).config
         intake = Intake(store)
+        committing = asyncio.create_task(intake.run())
         receiver = Receiver(
             section=lambda: config.callback,
             tokens=lambda: (TOKEN,),
             has_key=lambda: False,
             retention_ms=lambda: DAY_MS,
             intake=intake,
-            store=store,
             now=lambda: 0,
             ring=lambda: None,
         )
@@ -295,6 +294,7 @@ async def test_the_listener_can_be_a_unix_socket(tmp_path: Path) -> None:
         (held,) = await store.quarantine.page(1)
         mode = (await asyncio.to_thread((tmp_path / "in.sock").stat)).st_mode
         await close([runner])
+        committing.cancel()
     assert where == f"unix:{tmp_path / 'in.sock'}"
     assert mode & 0o777 == 0o660
     assert held.remote == "203.0.113.7"

@@ -1,5 +1,6 @@
 """A ledger that was damaged while nobody looked: refused with the way out, and left as it is."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon import database
-from daemon.database import StoreRefused, open_database
-from daemon.store import open_store
+from daemon import inspection, lock
+from daemon.database import open_database
+from daemon.lock import StoreRefused
+from daemon.soundness import check_soundness
+from daemon.store import StoreFailed, open_store
 from daemon.wal import read_index
 
 _KILLED = """
@@ -123,7 +126,7 @@ async def test_after_a_power_cut_the_last_commit_may_be_in_pieces(
     (left / "ledger.sqlite3-shm").unlink()
     rebooted = tmp_path / "boot_id"
     rebooted.write_text("another boot\n")
-    monkeypatch.setattr(database, "_BOOT_ID", rebooted)
+    monkeypatch.setattr(lock, "_BOOT_ID", rebooted)
     log = left / "ledger.sqlite3-wal"
     data = bytearray(log.read_bytes())
     torn = bytearray(data)
@@ -181,3 +184,40 @@ async def test_the_mark_stands_while_the_ledger_is_open(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_text().startswith("open ")
         assert (tmp_path / "ledger.sqlite3-wal").exists()
     assert (tmp_path / "lock").read_text().startswith("closed ")
+
+
+async def test_a_large_ledger_is_checked_beside_the_work(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found ends the process, and no start forgets it before a person did something."""
+    assert await count(left) == 20
+    monkeypatch.setattr(inspection, "CHECKED_AT_START_BYTES", 0)
+    async with asyncio.timeout(10):
+        waiting = asyncio.create_task(check_soundness(left))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        waiting.cancel()
+    ledger = left / "ledger.sqlite3"
+    data = bytearray(ledger.read_bytes())
+    place = data.index(b"t7", data.index(b"t6"))
+    data[place : place + 2] = b"u7"
+    ledger.write_bytes(data)
+    assert await count(left) == 20
+    with pytest.raises(StoreFailed, match=r"is damaged: .*index") as caught:
+        await check_soundness(left)
+    assert caught.value.fatal
+    with pytest.raises(StoreRefused, match=r"is damaged: .*index.*remove .*damaged"):
+        await count(left)
+    (left / "damaged").unlink()
+    assert await count(left) == 20
+
+
+async def test_a_small_ledger_is_checked_to_its_last_row_at_the_start(left: Path) -> None:
+    """An index that disagrees with its table is the mark of an overwritten id."""
+    assert await count(left) == 20
+    ledger = left / "ledger.sqlite3"
+    data = bytearray(ledger.read_bytes())
+    place = data.index(b"t7", data.index(b"t6"))
+    data[place : place + 2] = b"u7"
+    ledger.write_bytes(data)
+    await refuse(left, r"is damaged: .*index")

@@ -13,7 +13,8 @@ import aiosqlite  # noqa: TID251 - some connections are made by hand
 import pytest
 
 from daemon import database
-from daemon.database import StoreRefused, open_database
+from daemon.database import open_database
+from daemon.lock import StoreRefused
 from daemon.schema import MIGRATIONS
 
 

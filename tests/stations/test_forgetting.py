@@ -13,6 +13,7 @@ from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import Terms, judge_answer
 from daemon.store import Store
 from tests.rules.tasks import PENDING
+from tests.stations.holding import hold
 
 START = 1_790_000_000_000
 WEEK = 7 * 86_400_000
@@ -215,12 +216,10 @@ async def test_a_retry_that_a_crash_cut_short_asks_nobody(store: Store) -> None:
 async def test_a_quarantined_callback_is_acknowledged(store: Store) -> None:
     """The first time counts; the same bytes again are counted, and no news."""
     keep = partial(
-        store.quarantine.keep, b"odd", why="not JSON", remote="192.0.2.1", content_type="text/plain"
+        hold, store, b"odd", why="not JSON", remote="192.0.2.1", content_type="text/plain"
     )
     held = await keep(now=START)
-    other = await store.quarantine.keep(
-        b"other", why="no task id", remote="", content_type="", now=START
-    )
+    other = await hold(store, b"other", why="no task id", now=START)
     assert (await store.outlook())[2] == 2
     for at in (START + 1, START + 2):
         forgotten = await store.quarantine.forget(held.id, at)

@@ -29,6 +29,7 @@ from daemon.simulator.simulator import Simulator
 from daemon.store import Store
 from daemon.submitter import Submitter
 from daemon.views import ProblemView
+from tests.stations.holding import hold
 from tests.stories.harness import ask
 
 DOCUMENT = msgspec.json.decode(msgspec.json.encode(describe()))
@@ -235,7 +236,7 @@ async def test_every_answer_is_as_the_document_says(
     tasks, one = "/v1/tasks", "/v1/tasks/{task_id}"
     for state in State:
         await plant(state.value, state, reason="network", message="odd", provider_code=500)
-    held = await store.quarantine.keep(b"\xff", why="odd", remote="::1", content_type="", now=now())
+    held = await hold(store, b"\xff", why="odd", now=now())
     await store.balances.record(now(), 12.5)
     for path in (tasks, "/v1/export", "/v1/quarantine"):
         page = await call("GET", path, 200, query="?limit=1")

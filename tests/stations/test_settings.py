@@ -6,7 +6,7 @@ import pytest
 
 from daemon.config import ConfigError, load
 from daemon.config.sections import KEYS, Config
-from daemon.database import StoreRefused
+from daemon.lock import StoreRefused
 from daemon.logs import mask
 from daemon.rules.schedule import MINUTE, SECOND
 from daemon.rules.submission import NOWHERE

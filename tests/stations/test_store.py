@@ -14,6 +14,7 @@ from daemon.rules.lifecycle import TRANSITIONS, Cause, State
 from daemon.rules.task import Move, Task
 from daemon.rules.verdict import Verdict
 from daemon.store import STORE_PAUSE_MS, Store, StoreFailed, open_store, survive
+from tests.stations.holding import hold
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -205,9 +206,7 @@ async def test_the_same_bytes_are_quarantined_once(store: Store) -> None:
     """A repeated unreadable callback raises a number; nothing of the first one changes."""
 
     async def keep(body: bytes, now: int) -> tuple[str, int, int]:
-        held = await store.quarantine.keep(
-            body, why="not JSON", remote="::1", content_type="text/plain", now=now
-        )
+        held = await hold(store, body, now=now)
         return held.id, held.copies, held.received_at
 
     first = await keep(b"{", NOW)
@@ -287,7 +286,7 @@ async def test_a_cancelled_call_leaves_no_transaction_behind(store: Store, hops:
         lambda: store.settle(task, NOW, lambda _: wanted),
         lambda: store.claim("a", NOW),
         lambda: store.record_progress("a", "0-1", None, None),
-        lambda: store.quarantine.keep(b"x", why="", remote="", content_type="", now=NOW),
+        lambda: hold(store, b"x", now=NOW),
         lambda: store.tasks(limit=1000),
         store.release_claims,
         store.tidy,
