@@ -154,7 +154,7 @@ async def test_what_passes_is_sent_later_by_itself(stage: Stage) -> None:
     """Rate, maintenance, nobody there: exit 6, and the same command need not be typed again."""
     limited, mended, late = [await stage.provider() for _ in range(3)]
     for provider, code in ((limited, 430), (mended, 455)):
-        provider.script_api(ApiFaults(codes=(Reply(code=code, retry_after="1"),), path=GENERATE))
+        provider.script_api(ApiFaults(codes=(Reply(code=code, retry_after="4"),), path=GENERATE))
     absent = Simulator(late.options, refuse_post)
     async with absent.serve() as base_url:
         port = int(base_url.rpartition(":")[2])
@@ -312,10 +312,10 @@ async def test_a_kill_between_intent_and_answer_loses_nothing(stage: Stage) -> N
     provider.next_faults = Faults(answer_delay_seconds=30)
     waiting = begin(daemon, "audio", "--no-check")
     await reaches(provider, 1)
+    recorded = await daemon.says("submit.recorded")
     daemon.kill()
     ended = await finish(waiting)
     assert (ended.code, ended.output) == (6, "")
-    (recorded,) = daemon.log("submit.recorded")
     await daemon.restart()
     await named(daemon, recorded["task_id"], provider)
     assert len(await daemon.tasks()) == 1
