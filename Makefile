@@ -7,7 +7,7 @@ LOCKS := pyproject.toml requirements.lock tests/requirements.lock
 
 # Which campaigns, how long (its own size where none is given), and what they draw their luck from:
 # the same seed draws the same luck.
-CAMPAIGNS ?= kills wishes powercuts syscalls fulldisk hostile storm
+CAMPAIGNS ?= kills wishes powercuts syscalls fulldisk hostile storm shutdowns cancellations model months
 SIZE ?=
 SEED ?= $(shell date +%s)
 

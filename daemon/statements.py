@@ -81,7 +81,8 @@ ON CONFLICT (task_id) DO UPDATE SET
     hint = COALESCE(excluded.hint, hint),
     hint_at = CASE WHEN excluded.hint IS NOT NULL AND hint IS NOT excluded.hint
                    THEN excluded.hint_at ELSE hint_at END,
-    ask_at = CASE WHEN {_HINTS} OR {_LINKS} THEN excluded.ask_at
+    -- A failure asks for no question, and takes away none that is due.
+    ask_at = CASE WHEN {_HINTS} OR {_LINKS} THEN COALESCE(excluded.ask_at, ask_at)
                   WHEN {_FAILS} THEN NULL ELSE ask_at END,
     asked_since = CASE WHEN {_HINTS} THEN excluded.updated_at ELSE asked_since END,
     reason = CASE WHEN {_FAILS} THEN excluded.reason
