@@ -1,6 +1,7 @@
 """The verbs that are programs: the daemon, the demo, the simulated provider."""
 
 import asyncio
+import faulthandler
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ def serve(invocation: Invocation) -> int:
     from daemon.service import serve as run  # noqa: PLC0415
 
     loaded = invocation.load()
+    # The watchdog of systemd ends with SIGABRT: then all stacks are in the journal.
+    faulthandler.enable()
     section = loaded.config.log
     secrets = [secret.reveal() for secret in loaded.secrets]
     stream = ThreadedStream(sys.stdout)

@@ -73,6 +73,15 @@ async def test_a_film_that_was_not_synced_is_fetched_again(bench: Bench) -> None
     assert starts == [0, 0]
 
 
+async def test_a_video_disk_that_fails_at_the_start_stops_no_callback(bench: Bench) -> None:
+    """The gate is shut, callbacks are answered, and what is wanted waits for the disk."""
+    case = Case("first start", "videos", "mkdir", 1, "ENOSPC", lasting=True)
+    outcome = await bench.attempt(case, patient=False)
+    assert (outcome.status, outcome.code) == (200, None)
+    assert outcome.injected >= 1
+    assert bench.daemon.history("gate.closed", gate="disk")
+
+
 def test_each_kind_of_case_is_drawn_before_any_a_second_time() -> None:
     """A short campaign looks at every kind of call."""
     many = [Case("running", "log", "pwrite64", nth) for nth in range(1, 50)]
