@@ -56,9 +56,9 @@ class Patience:
             heard_out = self.now() - began >= min(patience_ms, self.grace_ms)
             pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))
             try:
-                if self.terms().has_key and heard_out:
-                    await self._trust_links(patience_ms)
                 if self.clock.is_sane():
+                    if self.terms().has_key and heard_out:
+                        await self._trust_links(patience_ms)
                     await self._look_at_deadlines()
             except StoreFailed as failure:
                 survive(failure)

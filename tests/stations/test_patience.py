@@ -260,10 +260,13 @@ async def test_by_a_clock_that_was_set_nothing_is_lost(
 ) -> None:
     """Not even with proof: the times of the proofs come from the same clock."""
     await plant("a", State.WANTED, deadline_at=START, **PROVED)
+    await plant("hinted", hint="https://x", hint_at=START - TRUST_AFTER)
     clock.compare("Thu, 01 Jan 1970 00:00:00 GMT")
     async with sweep():
         pass
     assert await state_of(store) == "wanted"
+    # Nor has anybody been silent for six hours by it.
+    assert await state_of(store, "hinted") == "expected"
 
 
 async def test_a_near_deadline_is_told_at_72_and_at_24_hours(
