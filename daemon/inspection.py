@@ -77,7 +77,7 @@ def inspect(path: Path, lock: Lock) -> None:
         raise newer(path, seen)
     if damage:
         # SQLite has made it anew, and the next start is to find the same proof in it.
-        index.unlink()
+        index.unlink(missing_ok=True)
         if kept is not None:
             index.write_bytes(kept)
         raise StoreRefused(

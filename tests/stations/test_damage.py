@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from daemon import inspection, lock
+from daemon import database, inspection, lock
 from daemon.database import open_database
 from daemon.lock import StoreRefused
 from daemon.soundness import check_soundness
@@ -221,3 +223,50 @@ async def test_a_small_ledger_is_checked_to_its_last_row_at_the_start(left: Path
     data[place : place + 2] = b"u7"
     ledger.write_bytes(data)
     await refuse(left, r"is damaged: .*index")
+
+
+async def test_a_file_that_sqlite_cannot_read_is_refused_with_its_words(left: Path) -> None:
+    """And without a trace of our look."""
+    assert await count(left) == 20
+    (left / "lock").write_text("closed\n")
+    ledger = left / "ledger.sqlite3"
+    ledger.write_bytes(b"no database at all " * 500)
+    (left / "ledger.sqlite3-wal").write_bytes(b"")
+    await refuse(left, "is damaged: file is not a database")
+
+
+async def test_a_lock_that_cannot_be_written_at_the_end_keeps_the_log(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next start would miss it: the last connection that closes takes it away."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with open_store(left) as store:
+        monkeypatch.setattr(lock.Lock, "mark", fail)
+        await store.adopt(["new"], source="track", label=None, now=1, deadline_at=2, ask_at=None)
+    assert (left / "lock").read_text().startswith("open")
+    assert (left / "ledger.sqlite3-wal").exists()
+    for keeper in database._keepers:
+        keeper.close()
+    monkeypatch.undo()
+    assert await count(left) == 21
+
+
+async def test_the_check_beside_the_work_can_be_interrupted(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that stops does not wait for it."""
+    monkeypatch.setattr(inspection, "CHECKED_AT_START_BYTES", 0)
+    async with open_store(left) as store:
+        for _ in range(4):
+            ids = [f"{uuid4()}" for _ in range(5_000)]
+            await store.adopt(ids, source="track", label="x", now=1, deadline_at=2, ask_at=None)
+        checking = asyncio.create_task(check_soundness(left))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        checking.cancel()
+        await asyncio.gather(checking, return_exceptions=True)
+        assert checking.cancelled()
+        assert time.monotonic() - began < 0.5
