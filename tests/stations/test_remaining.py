@@ -1,0 +1,35 @@
+"""How long the provider still keeps a video that is not here: said before it is too late."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from daemon.display import explain_unsafe
+
+
+@pytest.mark.parametrize(
+    ("hours", "state", "told"),
+    [
+        (73, "wanted", ""),
+        (71.5, "wanted", "; the provider deletes it in about 2 days"),
+        (2.5, "expected", "; the provider deletes it in about 2 hours"),
+        (-1, "verified", "; the provider may have deleted it by now"),
+        (-1, "lost", ""),
+    ],
+)
+def test_a_near_deadline_is_part_of_why_something_is_unsafe(
+    hours: float, state: str, told: str
+) -> None:
+    """From 72 hours on, of what can still be fetched."""
+    task = {
+        "task_id": "a",
+        "state": state,
+        "message": None,
+        "reason": None,
+        "forgotten_at": None,
+        "next_attempt_at": "2026-11-22T08:00:00.000Z",
+        "deadline_at": (datetime.now(UTC) + timedelta(hours=hours)).isoformat(),
+    }
+    why = explain_unsafe(task)
+    assert why.endswith(told)
+    assert ("provider deletes" in why or "may have" in why) == bool(told)
