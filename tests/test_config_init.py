@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import resource
 import shlex
 import shutil
 import socket
@@ -19,6 +18,7 @@ import pytest
 from daemon.cli.group import cli
 from daemon.config import ConfigError, environment, load
 from daemon.config.writing import read_template, write_new
+from tests.stations.quota import file_limit
 from tests.stories.harness import Ended, ask, launch, read_lines, run_verb, started
 
 ROOT = Path(__file__).parent.parent
@@ -112,13 +112,11 @@ def test_a_file_that_is_there_is_named_where_nothing_can_be_written() -> None:
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     """A write that breaks off halfway leaves neither the file nor its draft."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(ConfigError, match="cannot be written: File too large"):
-            write_new(tmp_path / "config.toml", EXAMPLE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        file_limit(1_000),
+        pytest.raises(ConfigError, match="cannot be written: File too large"),
+    ):
+        write_new(tmp_path / "config.toml", EXAMPLE)
     assert not list(tmp_path.iterdir())
 
 

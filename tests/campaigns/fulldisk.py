@@ -17,12 +17,12 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from daemon.simulator.simulator import Simulator
+from tests.campaigns.callers import CALLBACKS_ALONE, check_acknowledged
 from tests.campaigns.campaign import PromiseBroken, command
 from tests.campaigns.volumes import (
     MIB,
@@ -32,7 +32,7 @@ from tests.campaigns.volumes import (
     mounted,
     read_ledger,
 )
-from tests.stories.harness import PATIENCE_SECONDS, Daemon, Section, ask
+from tests.stories.harness import PATIENCE_SECONDS, Daemon, ask
 from tests.stories.stage import check_film, failure, simulated_provider, success
 
 IMAGE_BYTES: Final = 96 * MIB
@@ -48,11 +48,6 @@ FILMS: Final = 0.1
 """The share of callbacks that name a film."""
 RECOVERY_SECONDS: Final = 40.0
 """The gate lets one download try every ten seconds."""
-SETTINGS: Final[Mapping[str, Section]] = {
-    "callback": {"trust": "callback"},
-    "provider": {"api_key": None},
-    "log": {"level": "info"},
-}
 
 
 @dataclass(slots=True)
@@ -87,7 +82,7 @@ async def run_campaign(folder: Path, fills: int, seed: int) -> Tally:
             image = make_image(folder / "disk.img", IMAGE_BYTES, "mkfs.ext4", "-q", "-m", "0")
             log = folder / f"log-{tally.fills}"
             with mounted(image, folder / "disk") as place:
-                daemon = daemon_on(place, log, provider.base_url, **SETTINGS)
+                daemon = daemon_on(place, log, provider.base_url, **CALLBACKS_ALONE)
                 try:
                     await _Story(place, daemon, provider, luck, tally).play()
                 except AssertionError as broken:
@@ -228,12 +223,7 @@ class _Story:
     def _check_kept(self) -> None:
         """Look at the ledger that a stopped daemon has left."""
         ledger = read_ledger(self._filler.parent / "state")
-        lost = [
-            task_id
-            for task_id, count in self._answered.items()
-            if task_id not in ledger or ledger[task_id]["callbacks"] < count
-        ]
-        assert not lost, f"acknowledged and not in the ledger: {len(lost)}, as {lost[0]}"
+        check_acknowledged(ledger, self._answered)
         check_files(self._daemon.videos, self._provider, ledger)
 
 

@@ -8,20 +8,22 @@ a process proves nothing about a power cut: what the kernel has taken, it keeps.
 """
 
 import asyncio
-import json
 import random
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-
 from daemon.simulator.simulator import Simulator
+from tests.campaigns.callers import (
+    CALLBACKS_ALONE,
+    check_acknowledged,
+    is_acknowledged,
+    write_callback,
+)
 from tests.campaigns.campaign import PromiseBroken, command
-from tests.stories.harness import Daemon, Section, ask, configure
-from tests.stories.stage import check_film, failure, simulated_provider, success
+from tests.stories.harness import Daemon, configure
+from tests.stories.stage import check_film, simulated_provider
 
 CALLERS: Final = 8
 FILMS: Final = 0.1
@@ -32,11 +34,6 @@ LIFE_SECONDS: Final = (0.02, 0.6)
 """How long a daemon may serve before it is killed."""
 BIRTH_SECONDS: Final = (0.1, 0.5)
 """How long one may start that is killed before it serves."""
-SETTINGS: Final[Mapping[str, Section]] = {
-    "callback": {"trust": "callback"},
-    "provider": {"api_key": None},
-    "log": {"level": "info"},
-}
 
 
 @dataclass(slots=True)
@@ -61,7 +58,7 @@ async def run_campaign(folder: Path, kills: int, seed: int) -> Tally:
     """
     luck, tally = random.Random(seed), Tally()
     async with simulated_provider() as provider:
-        daemon = Daemon(folder, configure(provider.base_url, **SETTINGS))
+        daemon = Daemon(folder, configure(provider.base_url, **CALLBACKS_ALONE))
         try:
             await asyncio.to_thread(daemon.start)
             while tally.kills < kills:
@@ -100,14 +97,9 @@ async def _serve_and_kill(
 async def _call(url: str, provider: Simulator, luck: random.Random, tally: Tally) -> None:
     """Send callbacks until nobody answers any more."""
     while True:
-        if luck.random() < FILMS:
-            task_id = provider.add_task(finished=True)
-            body = success(task_id, provider.tasks[task_id].video_url)
-        else:
-            task_id = f"kill-{luck.getrandbits(64):016x}"
-            body = failure(task_id)
+        task_id, body = write_callback(provider, luck, FILMS)
         for _ in range(2 if luck.random() < AGAIN else 1):
-            if not await _is_acknowledged(url, body):
+            if not await is_acknowledged(url, body):
                 tally.cut_off += 1
                 return
             tally.answered[task_id] += 1
@@ -115,27 +107,9 @@ async def _call(url: str, provider: Simulator, luck: random.Random, tally: Tally
                 tally.films.add(task_id)
 
 
-async def _is_acknowledged(url: str, body: dict[str, object]) -> bool:
-    """Send one callback; return whether it was answered."""
-    try:
-        reply = await ask("POST", url, data=json.dumps(body).encode())
-    except (aiohttp.ClientError, OSError):
-        return False
-    if reply.status != 200:
-        raise PromiseBroken(f"a proper callback was answered with {reply.status}")
-    return True
-
-
 async def _check(daemon: Daemon, provider: Simulator, tally: Tally) -> None:
     """Compare the ledger and the folder of a daemon that came back with what was promised."""
-    ledger = await daemon.tasks()
-    lost = [
-        task_id
-        for task_id, count in tally.answered.items()
-        if task_id not in ledger or ledger[task_id]["callbacks"] < count
-    ]
-    if lost:
-        raise PromiseBroken(f"acknowledged and not in the ledger: {', '.join(lost)}")
+    check_acknowledged(await daemon.tasks(), tally.answered)
     for path in daemon.videos.glob("*.mp4"):
         if path not in tally.seen:
             film = provider.tasks[path.stem.removeprefix("video_")].film

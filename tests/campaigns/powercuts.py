@@ -15,16 +15,19 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-
 from daemon.inspection import inspect_at_rest
 from daemon.lock import StoreRefused
 from daemon.simulator.simulator import Simulator
+from tests.campaigns.callers import (
+    CALLBACKS_ALONE,
+    check_acknowledged,
+    is_acknowledged,
+    write_callback,
+)
 from tests.campaigns.campaign import PromiseBroken, command
 from tests.campaigns.volumes import (
     MIB,
@@ -36,8 +39,8 @@ from tests.campaigns.volumes import (
     mounted,
     read_ledger,
 )
-from tests.stories.harness import Daemon, Section, ask
-from tests.stories.stage import check_film, failure, simulated_provider, success
+from tests.stories.harness import Daemon
+from tests.stories.stage import check_film, simulated_provider
 
 CALLERS: Final = 6
 FILMS: Final = 0.1
@@ -51,11 +54,6 @@ AIMED: Final = 0.6
 """The share of cuts that come at once after a film was announced as stored."""
 OUTER_BYTES: Final = 2048 * MIB
 INNER_BYTES: Final = 192 * MIB
-SETTINGS: Final[Mapping[str, Section]] = {
-    "callback": {"trust": "callback"},
-    "provider": {"api_key": None},
-    "log": {"level": "info"},
-}
 
 
 @dataclass(slots=True)
@@ -134,7 +132,10 @@ async def _wear_out(
         with mounted(disk.image, place):
             boot_anew(place / "state")
             daemon = daemon_on(
-                place, outer.parent / f"life-{tally.cuts}-{cuts}", provider.base_url, **SETTINGS
+                place,
+                outer.parent / f"life-{tally.cuts}-{cuts}",
+                provider.base_url,
+                **CALLBACKS_ALONE,
             )
             try:
                 await asyncio.to_thread(daemon.start)
@@ -218,18 +219,9 @@ class _Log:
 async def _call(url: str, provider: Simulator, luck: random.Random, promises: Promises) -> None:
     """Send callbacks until nobody answers any more."""
     while True:
-        if luck.random() < FILMS:
-            task_id = provider.add_task(finished=True)
-            body = success(task_id, provider.tasks[task_id].video_url)
-        else:
-            task_id = f"cut-{luck.getrandbits(64):016x}"
-            body = failure(task_id)
-        try:
-            reply = await ask("POST", url, data=json.dumps(body).encode())
-        except (aiohttp.ClientError, OSError):
+        task_id, body = write_callback(provider, luck, FILMS)
+        if not await is_acknowledged(url, body):
             return
-        if reply.status != 200:
-            raise PromiseBroken(f"a proper callback was answered with {reply.status}")
         promises.answered[task_id] += 1
         if body["code"] == 200:
             promises.films.add(task_id)
@@ -241,13 +233,7 @@ def _check(cut: Cut, place: Path, provider: Simulator, tally: Tally) -> None:
     with mounted(cut.image, place) as disk:
         boot_anew(disk / "state")
         ledger = read_ledger(disk / "state")
-        lost = [
-            task_id
-            for task_id, count in promises.answered.items()
-            if task_id not in ledger or ledger[task_id]["callbacks"] < count
-        ]
-        if lost:
-            raise PromiseBroken(f"acknowledged and not in the ledger: {len(lost)}, as {lost[0]}")
+        check_acknowledged(ledger, promises.answered)
         check_files(disk / "videos", provider, ledger)
         safe = {name for name, task in ledger.items() if task["state"] in {"stored", "done"}}
         if forgotten := promises.stored - safe:

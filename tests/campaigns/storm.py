@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,9 @@ from urllib.parse import urlsplit
 
 from daemon.callback import BATCH_LIMIT
 from daemon.config import environment
+from tests.campaigns.callers import CALLBACKS_ALONE, check_acknowledged
 from tests.campaigns.campaign import PromiseBroken, command
-from tests.stories.harness import PATIENCE_SECONDS, TOKEN, Daemon, Section, configure
+from tests.stories.harness import PATIENCE_SECONDS, TOKEN, Daemon, configure
 from tests.stories.stage import failure
 
 DELAYS_MS: Final = (0, 20, 100, 500)
@@ -47,11 +48,6 @@ LATE_SECONDS: Final = {20: 1.0, 100: 1.0}
 MOST_BYTES: Final = 300 << 20
 GROWTH_BYTES: Final = 60 << 20
 """How much more memory may be held afterwards than before: SQLite's page cache and the heap's."""
-SETTINGS: Final[Mapping[str, Section]] = {
-    "callback": {"trust": "callback"},
-    "provider": {"api_key": None},
-    "log": {"level": "info"},
-}
 
 
 class SlowDaemon(Daemon):
@@ -136,7 +132,9 @@ async def run_campaign(
         PromiseBroken: with the seed that shows it.
     """
     luck, tally = random.Random(seed), Tally()
-    daemon = SlowDaemon(folder, configure("http://127.0.0.1:9", **SETTINGS), expect_errors=True)
+    daemon = SlowDaemon(
+        folder, configure("http://127.0.0.1:9", **CALLBACKS_ALONE), expect_errors=True
+    )
     try:
         for delay_ms in delays_ms:
             daemon.delay_ms = delay_ms
@@ -264,14 +262,7 @@ async def _kill_in_a_storm(
 
 async def _check(daemon: Daemon, tally: Tally) -> None:
     """Compare what the daemon knows with what it acknowledged."""
-    ledger = await daemon.tasks()
-    lost = [
-        task_id
-        for task_id, count in tally.acknowledged.items()
-        if task_id not in ledger or ledger[task_id]["callbacks"] < count
-    ]
-    if lost:
-        raise PromiseBroken(f"acknowledged and not in the ledger: {len(lost)}, such as {lost[:3]}")
+    check_acknowledged(await daemon.tasks(), tally.acknowledged)
     held = await asyncio.to_thread(lambda: list(daemon.client.quarantine()))
     missing = tally.unreadable - {one["body"] for one in held}
     if missing:

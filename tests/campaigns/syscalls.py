@@ -27,6 +27,7 @@ import aiohttp
 
 from daemon.config import environment
 from daemon.simulator.simulator import Simulator
+from tests.campaigns.callers import CALLBACKS_ALONE, check_acknowledged
 from tests.campaigns.campaign import PromiseBroken, command
 from tests.campaigns.tracing import ERRORS, STARTS, Case, Moment, Trace, attached
 from tests.campaigns.volumes import check_files, daemon_on, look, read_ledger
@@ -43,12 +44,7 @@ RECOVERY_SECONDS: Final = 45.0
 """Whatever is due is looked for every 30 s, and a failed database is left alone for 5 s."""
 PATIENT: Final = 0.05
 """The share of cases in which nobody helps a daemon that pauses."""
-SETTINGS: Final[Mapping[str, Section]] = {
-    "callback": {"trust": "callback"},
-    "provider": {"api_key": None},
-    "log": {"level": "info"},
-    "download": {"concurrency": 1},
-}
+SETTINGS: Final[Mapping[str, Section]] = {**CALLBACKS_ALONE, "download": {"concurrency": 1}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,16 +271,8 @@ class Bench:
     def _check_reopened(self) -> None:
         """Look at what a daemon that is gone has left."""
         ledger = read_ledger(self.home / "state")
-        self._check_answered(ledger)
+        check_acknowledged(ledger, self._answered)
         check_files(self.daemon.videos, self.provider, ledger)
-
-    def _check_answered(self, ledger: Mapping[str, Mapping[str, object]]) -> None:
-        lost = [
-            task_id
-            for task_id, count in self._answered.items()
-            if task_id not in ledger or ledger[task_id]["callbacks"] < count  # type: ignore[operator]
-        ]
-        assert not lost, f"acknowledged and not in the ledger: {lost}"
 
     async def _bring_home(self, task_id: str, *, patient: bool) -> None:
         """Without the fault: the callback is answered, and the film gets done and is right."""
@@ -307,7 +295,9 @@ class Bench:
             assert time.monotonic() < until, f"it does not go on\n{self.daemon.tell()}"
             await asyncio.sleep(0.05)
         check_film(self.daemon, self.provider, task_id)
-        self._check_answered(look(f"file:{self.home / 'state' / 'ledger.sqlite3'}?mode=ro"))
+        check_acknowledged(
+            look(f"file:{self.home / 'state' / 'ledger.sqlite3'}?mode=ro"), self._answered
+        )
 
     async def _is_done(self, task_id: str) -> bool:
         """Ask the ledger: a process that was killed may not have said what it had committed."""

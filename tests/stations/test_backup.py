@@ -3,7 +3,6 @@
 # ruff: noqa: ASYNC240 - a test may wait for its own disk
 
 import asyncio
-import resource
 import shutil
 import sqlite3  # noqa: TID251 - the copy is read as any program would
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +23,7 @@ from daemon.rules.submission import Wish
 from daemon.rules.task import Task
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
+from tests.stations.quota import file_limit
 
 Plant = Callable[..., Awaitable[Task]]
 PACE = Pace(first_after_ms=180_000, interval_ms=30_000, limit_ms=21_600_000)
@@ -99,13 +99,8 @@ async def test_a_disk_without_room_leaves_nothing_behind(
 ) -> None:
     """A torn copy never stands under the name that was asked for."""
     await store.adopt(["a"], source="track", label=None, now=1, deadline_at=2, ask_at=None)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises((OSError, BackupFailed)):
-            back_up(state_dir, tmp_path / "copy")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with file_limit(20_000), pytest.raises((OSError, BackupFailed)):
+        back_up(state_dir, tmp_path / "copy")
     assert listing(tmp_path) == ["state"]
     with pytest.raises(BackupFailed, match="no ledger in"):
         back_up(tmp_path, tmp_path / "copy")

@@ -3,10 +3,8 @@
 import asyncio
 import errno
 import os
-import resource
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from daemon.simulator.faults import Faults, FileFault
 from daemon.simulator.films import Film
 from daemon.simulator.simulator import Simulator
 from daemon.store import Store
+from tests.stations.quota import file_limit
 
 Make = Callable[..., Downloader]
 Want = Callable[..., Awaitable[Task]]
@@ -41,17 +40,6 @@ async def get(store: Store) -> Task:
     task = await store.task("a")
     assert task is not None
     return task
-
-
-@contextmanager
-def file_limit(limit_bytes: int) -> Iterator[None]:
-    """Let every write of this process beyond `limit_bytes` of a file fail, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_without_room_nothing_is_written(

@@ -4,11 +4,10 @@
 
 import asyncio
 import os
-import resource
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from daemon.disk import Disk
 from daemon.partial import Partial, open_partial
 from daemon.rules.failure import Hindered
 from daemon.rules.spans import Spans
+from tests.stations.quota import file_limit
 
 Record = tuple[str, int | None, str | None]
 
@@ -66,17 +66,6 @@ class Begin:
 def begin(disk: Disk, path: Path, records: list[Record]) -> Begin:
     """Open the partial file."""
     return Begin(disk, path, records)
-
-
-@contextmanager
-def file_limit(limit_bytes: int) -> Iterator[None]:
-    """Let every write of this process beyond `limit_bytes` of a file fail, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def open_files() -> set[str]:

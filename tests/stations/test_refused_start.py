@@ -3,11 +3,8 @@
 Rule: whatever hindered it, the next start finds the ledger as the last daemon left it.
 """
 
-import resource
 import shutil
 import sqlite3  # noqa: TID251 - its error is expected here
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import pytest
 from daemon.database import open_database
 from daemon.lock import StoreRefused
 from daemon.schema import MIGRATIONS
+from tests.stations.quota import file_limit
 
 
 async def leave_killed(folder: Path, version: int = len(MIGRATIONS)) -> Path:
@@ -53,17 +51,6 @@ async def test_a_ledger_that_could_not_be_opened_once_opens_the_next_time(tmp_pa
     async with open_database(killed) as connection:
         rows = await connection.execute_fetchall("SELECT credits FROM balance")
     assert [row[0] for row in rows] == [20.0]
-
-
-@contextmanager
-def file_limit(size_bytes: int) -> Iterator[None]:
-    """Let files of this process grow to this size and no further, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_a_commit_that_found_no_room_is_no_damage(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
 """The ledger: what a call promises, and what a cancelled or failed one leaves behind."""
 
 import asyncio
-import resource
 import sqlite3  # noqa: TID251 - its errors are expected here
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from daemon.rules.task import Move, Task
 from daemon.rules.verdict import Verdict
 from daemon.store import STORE_PAUSE_MS, Store, StoreFailed, open_store, survive
 from tests.stations.holding import hold
+from tests.stations.quota import file_limit
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -36,17 +36,6 @@ async def get(store: Store, task_id: str) -> Task:
     task = await store.task(task_id)
     assert task is not None
     return task
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Let every write of this process beyond the first byte of a file fail, as a quota does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -246,7 +235,7 @@ async def test_a_full_disk_fails_the_call_and_nothing_else(store: Store) -> None
     ((task,), _) = await adopt(store, "a")
     verdict = Verdict(None, {"message": "m" * 2000})
     with capture_logs() as logs:
-        with full_disk():
+        with file_limit(1):
             with pytest.raises(StoreFailed, match="did not commit") as caught:
                 await adopt(store, "b")
             assert survive(caught.value) == STORE_PAUSE_MS
