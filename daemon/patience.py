@@ -84,7 +84,7 @@ class Patience:
 
     async def _warn(self, task: Task, now: int) -> None:
         """Say once at each level that a video is about to be deleted and is not here."""
-        due = count_warnings(now, task.created_at, task.deadline_at)
+        due = count_warnings(now, task.deadline_at)
         if due <= task.warnings:
             return
         task, _ = await self.store.settle(task, now, lambda _: Verdict(None, {"warnings": due}))

@@ -123,12 +123,9 @@ NEAR_LEVELS_MS: Final = (72 * HOUR, 24 * HOUR)
 """How long before its deadline a task without a file is warned of, and warned of again."""
 
 
-def count_warnings(now: int, created_at: int, deadline_at: int) -> int:
-    """Return how many of the warnings about a deadline are due.
-
-    A warning that would come as soon as the task itself warns of nothing.
-    """
-    return sum(deadline_at - now <= level < deadline_at - created_at for level in NEAR_LEVELS_MS)
+def count_warnings(now: int, deadline_at: int) -> int:
+    """Return how many of the warnings about a deadline are due."""
+    return sum(deadline_at - now <= level for level in NEAR_LEVELS_MS)
 
 
 _GATE_PAUSES: Final = {

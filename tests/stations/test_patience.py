@@ -277,7 +277,7 @@ async def test_a_near_deadline_is_told_at_72_and_at_24_hours(
     for state in (State.EXPECTED, State.VERIFIED, State.DONE):
         await plant(state.value, state, deadline_at=end)
     await plant("seen", deadline_at=end, forgotten_at=START)
-    # Adopted with less than a day to go: the warning would come as soon as the task.
+    # Known with less than a day to go: one warning, at once.
     await plant("short", deadline_at=START + 20 * HOUR)
     told: list[tuple[str, float]] = []
     for pause in (0, 11 * 24 * HOUR - 1, 1, 48 * HOUR - 1, 1, HOUR):
@@ -291,4 +291,7 @@ async def test_a_near_deadline_is_told_at_72_and_at_24_hours(
                 for line in logs
                 if line["event"] == "deadline.near"
             ]
-    assert told == [("expected", 72.0), ("verified", 72.0), ("expected", 24.0), ("verified", 24.0)]
+    assert told[0] == ("short", 20.0)
+    assert told[1:] == [
+        (state, left) for left in (72.0, 24.0) for state in ("expected", "verified")
+    ]
