@@ -203,7 +203,11 @@ class Simulator:
             )
         )
         if not request.path.startswith("/api/v1/"):
-            return await handler(request)
+            try:
+                return await handler(request)
+            except ConnectionResetError:
+                # Whoever asked is gone, as campaigns have it; aiohttp would log it as our error.
+                return web.Response(status=499)
         if self._api_replies and request.path.startswith(self._api_path):
             return await reply(self.options.kind, request, self._api_replies.popleft())
         scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
