@@ -44,16 +44,11 @@ class Watchdog:
         pause = min(REPORT_SECONDS, limit / 4) if limit else REPORT_SECONDS
         try:
             while True:
-                if limit:
+                # Armed anew with each meal only: who stays hungry is dumped, and then ended.
+                if limit and not self._is_hungry:
                     # Written by a thread of its own, also when the loop does not turn any more.
                     faulthandler.dump_traceback_later(limit * 0.7, file=sys.stderr)
-                told, late = await self._examine(limit / 4 if limit else None)
-                self._feed(told, late)
-                while late:
-                    # Not armed anew: the dump is to come, and then the end.
-                    await asyncio.sleep(pause)
-                    told, late = await self._examine(pause)
-                    self._feed(told, late)
+                self._feed(*await self._examine(limit / 4 if limit else None))
                 began = time.monotonic()
                 await asyncio.sleep(pause)
                 lag = time.monotonic() - began - pause
