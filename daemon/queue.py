@@ -126,6 +126,7 @@ async def work(
         wait_until = hosts.hold_back(task) if task.state == State.WANTED else None
         if wait_until is not None:
             await _put_back(store, task, now, wait_until)
+            bell.ring()
             continue
         with structlog.contextvars.bound_contextvars(task_id=task.task_id):
             began = task
