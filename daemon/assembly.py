@@ -252,6 +252,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             "courier": courier.run(),
             "clock": watch_clock(clock, mend_times),
             "patience": patience.run(),
+            "store": store.fail_for_good(),
             "soundness": check_soundness(config.state_dir),
             "poller": poller.run(),
             "credits": watch_credits(

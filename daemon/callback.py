@@ -126,10 +126,13 @@ def callback_app(receiver: Receiver) -> web.Application:
     async def answer(request: web.Request) -> web.Response:
         if not request.path.startswith(prefix):
             return _refuse(404)
-        client = find_client(
-            request.remote or "",
-            request.headers.getall("X-Forwarded-For", ()),
-            receiver.section().trusted_proxies,
+        # A scope id of an address may hold anything.
+        client = escape_control(
+            find_client(
+                request.remote or "",
+                request.headers.getall("X-Forwarded-For", ()),
+                receiver.section().trusted_proxies,
+            )
         )
         if not check_token(request.path.removeprefix(prefix), receiver.tokens()):
             if receiver.strikes.count(client):

@@ -34,6 +34,7 @@ class Clock:
     def __init__(self, now: Callable[[], int], boot: Callable[[], int] = boot_clock) -> None:
         self._now = now
         self._boot = boot
+        self._began = boot()
         self._ahead = now() - boot()
         self._jumped_at: int | None = None
         self._is_wrong = False
@@ -43,6 +44,10 @@ class Clock:
         if self._is_wrong:
             return False
         return self._jumped_at is None or self._boot() - self._jumped_at >= PROOF_APART_MS
+
+    def up_ms(self) -> int:
+        """Return for how long this process could have noticed a jump."""
+        return self._boot() - self._began
 
     def look(self) -> int:
         """Return by how many milliseconds the clock was set since the last look; 0: it was not."""

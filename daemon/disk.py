@@ -261,8 +261,9 @@ def _holds(path: Path, sha256: str) -> bool:
 def _has(path: Path, size_bytes: int | None) -> bool:
     try:
         found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except OSError as error:
+        # Trouble of the disk proves nothing; a place that we may not see holds no file of ours.
+        return error.errno in _PASSING
     return stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
 
 

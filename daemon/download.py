@@ -19,6 +19,7 @@ from aiohttp import ClientResponse
 from daemon.config.sections import Download
 from daemon.disk import Disk
 from daemon.gates import Gates
+from daemon.hosts import open_gate
 from daemon.outbound import Session, get_file, read_chunk
 from daemon.partial import Partial, open_partial
 from daemon.pulse import STEP_SECONDS, beat
@@ -49,6 +50,8 @@ GATHER_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 600.0
 FAIR_SPEED: Final = 64 << 10
 """Bytes a second, on average, that an attempt of more than `PATIENCE_SECONDS` has to reach."""
+HOPS: Final = 20
+"""Answers that one attempt may wait for: redirects, restarts, a probe."""
 RESTARTS: Final = 2
 """How often one attempt starts over because the host serves another version."""
 
@@ -87,6 +90,9 @@ class Downloader:
         """
         _log.debug("download.started", have_bytes=Spans.parse(task.spans).total_bytes)
         began = time.monotonic()
+        section = self._section()
+        patience = 2 * section.connect_timeout + section.stall_timeout
+        beat(STEP_SECONDS + HOPS * patience.total_seconds())
         await self._disk.prepare()
         path = self._disk.partial(name_partial(task.task_id))
         async with open_partial(
@@ -192,6 +198,8 @@ class Downloader:
         if spans.total_bytes:
             # Bytes were synced: only that proves a disk that had failed to do it.
             self._gates.open("disk")
+        if spans.total_bytes > Spans.parse(task.spans).total_bytes:
+            open_gate(self._gates, task.next_link)
 
     async def _fill(self, task: Task, part: Partial) -> None:
         if part.total_bytes is not None and part.spans.covers(part.total_bytes):

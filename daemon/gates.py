@@ -94,6 +94,13 @@ class Gates:
         self._probe(shut, now)
         return None
 
+    def give_back(self, name: str) -> None:
+        """Return a probe that was taken and not used: the next one may have it at once."""
+        shut = self._shut.get(name)
+        if shut is not None and shut.probed:
+            self._shut[name] = replace(shut, probe_at=self._now(), probed=False)
+            self._bell.ring()
+
     def _probe(self, shut: Shut, now: int) -> None:
         self._shut[shut.name] = replace(shut, probe_at=now + shut.pause_ms(), probed=True)
 

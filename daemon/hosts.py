@@ -23,6 +23,13 @@ HOSTS_LIMIT: Final = 1_000
 _PREFIX: Final = "host:"
 
 
+def open_gate(gates: Gates, link: str) -> None:
+    """Let the other downloads of a host go on: bytes come from it."""
+    host = name_host(link)
+    if host is not None:
+        gates.open(_PREFIX + host)
+
+
 class Hosts:
     """Failures in a row by host, and the gates `host:<name>`."""
 

@@ -27,7 +27,7 @@ WAY_OUT: Final = (
 )
 _APPLICATION_ID_AT: Final = 68
 """Where the file has it: https://www.sqlite.org/fileformat2.html#the_database_header."""
-_NOTE: Final = "damaged"
+_NOTE: Final = "ledger.damaged"
 
 
 def inspect(path: Path, lock: Lock) -> None:
@@ -57,8 +57,10 @@ def inspect(path: Path, lock: Lock) -> None:
         )
     elif lock.was_open and not log.exists():
         raise StoreRefused(
-            f"{log} is missing, and the newest commits were in it: put it back beside {path.name}. "
-            f"{WAY_OUT}; to go on without them, remove {path.parent / 'lock'}"
+            f"{log} is missing, and the newest commits were in it. If another program has opened "
+            f"the ledger since (sqlite3, an older suno-videod), it has folded them in: then remove "
+            f"{path.parent / 'lock'}. Otherwise put the log back, or go on without what was in it "
+            f"by removing the same. {WAY_OUT}"
         )
     if lock.is_new or not log.exists():
         return
@@ -125,6 +127,9 @@ def inspect_at_rest(state_dir: Path) -> None:
     Raises:
         StoreRefused: something is missing, or damaged.
     """
+    if not (state_dir / "lock").exists():
+        # Not made here: it would be the file of whoever calls, and the daemon could not have it.
+        return
     try:
         with take_lock(state_dir) as lock:
             inspect(state_dir / LEDGER_NAME, lock)
@@ -143,4 +148,18 @@ def is_full(error: sqlite3.Error) -> bool:
         sqlite3.SQLITE_IOERR_WRITE,
         sqlite3.SQLITE_IOERR_SHMSIZE,
         sqlite3.SQLITE_IOERR_TRUNCATE,
+    }
+
+
+def is_fatal(error: sqlite3.Error) -> bool:
+    """Tell whether only a new start, which reads everything again, can be trusted after an error.
+
+    After a failed sync the kernel calls lost pages clean
+    (https://wiki.postgresql.org/wiki/Fsync_Errors), and a damaged file lies.
+    """
+    return getattr(error, "sqlite_errorcode", 0) in {
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
     }

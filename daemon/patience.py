@@ -17,7 +17,14 @@ from daemon.clock import Clock
 from daemon.gates import Gates
 from daemon.hosts import Hosts
 from daemon.pulse import beat
-from daemon.rules.schedule import HOUR, MINUTE, NEAR_LEVELS_MS, PROOF_APART_MS, count_warnings
+from daemon.rules.schedule import (
+    HOUR,
+    MINUTE,
+    NEAR_LEVELS_MS,
+    PROOF_APART_MS,
+    SECOND,
+    count_warnings,
+)
 from daemon.rules.task import Task
 from daemon.rules.verdict import Terms, Verdict, judge_deadline, judge_silence
 from daemon.store import Store, StoreFailed, survive
@@ -25,6 +32,10 @@ from daemon.store import Store, StoreFailed, survive
 BATCH: Final = 100
 LONGEST_PAUSE_MS: Final = 30_000
 GRACE_MS: Final = 10 * MINUTE
+STILL_MS: Final = 5 * SECOND
+"""So much later than it meant to, a sweep begins after a time in which nothing here happened."""
+SETTLED_MS: Final = HOUR
+"""A machine may start with a wrong clock, and has it set by then."""
 TRIAL_GATES: Final = ("key", "rate", "maintenance", "api", "disk")
 """While one of these is shut, nobody can tell whether a video is still to be had."""
 
@@ -49,9 +60,12 @@ class Patience:
 
     async def run(self) -> None:
         """Sweep for ever: use links that nobody confirms, warn, declare lost what is."""
-        began = self.now()
+        began = expected_at = self.now()
         while True:
             beat()
+            if self.now() - expected_at > STILL_MS:
+                # Stopped, suspended, or the clock was set: nobody could ask meanwhile.
+                began = self.now()
             patience_ms = self.trust_link_after_ms()
             heard_out = self.now() - began >= min(patience_ms, self.grace_ms)
             pause_ms = max(500, min(LONGEST_PAUSE_MS, patience_ms // 4, PROOF_APART_MS // 4))
@@ -63,11 +77,13 @@ class Patience:
             except StoreFailed as failure:
                 survive(failure)
             self.hosts.forget_idle()
+            expected_at = self.now() + pause_ms
             await asyncio.sleep(pause_ms / 1000)
 
     async def _trust_links(self, patience_ms: int) -> None:
         now = self.now()
         for task in await self.store.unanswered(now - patience_ms, BATCH):
+            beat()
             await self.store.settle(task, now, partial(judge_silence, now=now))
             self.ring_downloads()
 
@@ -77,7 +93,11 @@ class Patience:
         while tasks := await self.store.ending(now + NEAR_LEVELS_MS[0], after_id, BATCH):
             for task in tasks:
                 after_id = task.id
+                beat()
                 await self._warn(task, now)
+                by_clock_alone = not terms.has_key and task.link is None
+                if by_clock_alone and self.clock.up_ms() < SETTLED_MS:
+                    continue
                 if on_trial and now >= task.deadline_at and not self.hosts.is_shut(task):
                     lost = partial(judge_deadline, now=now, has_key=terms.has_key)
                     await self.store.settle(task, now, lost)

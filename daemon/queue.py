@@ -118,13 +118,16 @@ async def work(
             task = await store.claim(task_id, now())
         except StoreFailed as failure:
             await asyncio.sleep(survive(failure) / 1000)
+            gates.give_back("disk")
             # Its id has left the queue, and is put in again.
             bell.ring()
             continue
         if task is None:
+            gates.give_back("disk")
             continue
         wait_until = hosts.hold_back(task) if task.state == State.WANTED else None
         if wait_until is not None:
+            gates.give_back("disk")
             await _put_back(store, task, now, wait_until)
             bell.ring()
             continue

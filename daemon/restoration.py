@@ -53,7 +53,12 @@ class Restoration:
         )
         return len(rows)
 
-    async def complete(self) -> None:
-        """Take the mark away, on the disk: from now on its write-ahead log belongs to it."""
+    async def complete(self) -> bool:
+        """Take the mark away; return whether that is in the file itself.
+
+        Not before is its write-ahead log its own: what is in the log alone would be moved away with
+        the log by the next start. Somebody who reads the ledger holds it up.
+        """
         await self._fetch("PRAGMA application_id = 0", ())
-        await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        rows = await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        return bool(rows[0][0] == 0)

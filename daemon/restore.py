@@ -4,6 +4,8 @@ Rule: nothing is served before this is done, and it is done to its end or begun 
 backup calls finished is looked for on the disk; what is gone and can still be had is fetched again.
 """
 
+import asyncio
+
 import structlog
 
 from daemon.disk import Disk
@@ -11,9 +13,12 @@ from daemon.rules.lifecycle import Cause, State
 from daemon.rules.request import judge_retry
 from daemon.rules.task import Task
 from daemon.rules.verdict import NOTHING_ON_DISK, Terms, Verdict
-from daemon.store import Store
+from daemon.store import Store, StoreFailed
 
 PAGE = 500
+TRIES = 6
+PAUSE_SECONDS = 1.0
+"""Between two tries, each of which waits for five seconds itself."""
 
 _log = structlog.get_logger()
 
@@ -30,7 +35,12 @@ async def take_over(store: Store, disk: Disk, now: int, terms: Terms) -> None:
     await store.restoration.hold_wishes()
     missing = await _fetch_missing(store, disk, now, terms)
     asked = await store.restoration.ask_again(now) if terms.has_key else 0
-    await store.restoration.complete()
+    for _ in range(TRIES):
+        if await store.restoration.complete():
+            break
+        await asyncio.sleep(PAUSE_SECONDS)
+    else:
+        raise StoreFailed("another program reads the restored ledger: close it, and start again")
     _log.warning("ledger.restored", asked=asked, missing=missing)
 
 

@@ -271,6 +271,10 @@ _THIRD = (
     CREATE INDEX task_by_deadline ON task (deadline_at)
     WHERE state IN ('expected', 'wanted', 'verified')
     """,
+    """
+    CREATE INDEX task_to_ask_first ON task (ask_at)
+    WHERE ask_at IS NOT NULL AND ask_pause_ms = 0
+    """,
 )
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD)

@@ -84,6 +84,7 @@ ON CONFLICT (task_id) DO UPDATE SET
     -- A failure asks for no question, and takes away none that is due.
     ask_at = CASE WHEN {_HINTS} OR {_LINKS} THEN COALESCE(excluded.ask_at, ask_at)
                   WHEN {_FAILS} THEN NULL ELSE ask_at END,
+    ask_pause_ms = CASE WHEN {_HINTS} THEN 0 ELSE ask_pause_ms END,
     asked_since = CASE WHEN {_HINTS} THEN excluded.updated_at ELSE asked_since END,
     reason = CASE WHEN {_FAILS} THEN excluded.reason
                   WHEN {_LINKS} AND state <> 'wanted' THEN NULL ELSE reason END,

@@ -10,6 +10,7 @@ history in the same transaction.
 (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ from daemon.balances import Balances
 from daemon.ballast import Ballast
 from daemon.database import open_database
 from daemon.due_times import DueTimes
-from daemon.inspection import is_full
+from daemon.inspection import is_fatal, is_full
 from daemon.intents import Intents
 from daemon.outbox import Outbox
 from daemon.quarantine import Quarantine
@@ -38,18 +39,6 @@ from daemon.statements import ADOPT, ALL, RECEIVE, STEPPING
 
 NEAR_MS: Final = 24 * HOUR
 """A deadline this near outranks earlier failures."""
-_FATAL: Final = frozenset(
-    {
-        sqlite3.SQLITE_IOERR_FSYNC,
-        sqlite3.SQLITE_IOERR_DIR_FSYNC,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
-"""After a failed sync the kernel calls lost pages clean (https://wiki.postgresql.org/wiki/Fsync_Errors)
-and a damaged file lies: only a new start, which reads everything again, can be trusted."""
-
-
 _log = structlog.get_logger()
 
 
@@ -97,6 +86,7 @@ class Store:
         self._observe = observe
         self._make_room = make_room
         self._failing = False
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.balances = Balances(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
@@ -270,12 +260,18 @@ class Store:
         return [Due(*row) for row in rows]
 
     async def due_questions(self, now: int, limit: int, *, freshest: bool) -> list[Task]:
-        """Return tasks that the provider should be asked about, the longest overdue first."""
-        order = "DESC" if freshest else "ASC"
-        return await self._tasks(
-            f"WHERE ask_at <= ? AND forgotten_at IS NULL ORDER BY ask_at {order} LIMIT ?",
-            (now, limit),
-        )
+        """Return tasks that the provider should be asked about, the longest overdue first.
+
+        Or the `freshest`: what a callback has just spoken of, or nobody has asked about yet; what
+        was asked in vain half a minute ago is no fresher than the rest.
+        """
+        due = "ask_at <= ? AND forgotten_at IS NULL ORDER BY ask_at"
+        page = (now, limit)
+        new = f"WHERE ask_pause_ms = 0 AND {due} DESC LIMIT ?"
+        first = await self._tasks(new, page) if freshest else []
+        if len(first) < limit:
+            first += await self._tasks(f"WHERE {due} ASC LIMIT ?", page)
+        return first[:limit]
 
     async def next_due(self, now: int) -> tuple[int | None, int | None]:
         """Return when, after `now`, the next question and the next download step fall due."""
@@ -375,6 +371,10 @@ class Store:
         )
         return rows[0][0], rows[0][1], rows[0][2]
 
+    async def fail_for_good(self) -> None:
+        """Wait for an error after which only a new start can be trusted, and raise it."""
+        await asyncio.shield(self._fatal)
+
     async def writable(self) -> bool:
         """Return whether a transaction commits right now."""
         try:
@@ -401,6 +401,9 @@ class Store:
         return [Task(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
     async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
+        if self._fatal.done():
+            # What a later commit would stand on is not known any more.
+            raise StoreFailed("the database failed, and is opened anew", fatal=True)
         try:
             rows = list(await self._connection.execute_fetchall(sql, parameters))
         except sqlite3.IntegrityError as error:
@@ -413,8 +416,10 @@ class Store:
             if not self._failing:
                 _log.error("store.failed", message=str(error))
             self._failing = True
-            fatal = getattr(error, "sqlite_errorcode", None) in _FATAL
-            raise StoreFailed(f"the database did not commit: {error}", fatal=fatal) from error
+            failure = StoreFailed(f"the database did not commit: {error}", fatal=is_fatal(error))
+            if failure.fatal and not self._fatal.done():
+                self._fatal.set_exception(failure)
+            raise failure from error
         if self._failing and not sql.lstrip().startswith("SELECT"):
             self._failing = False
             _log.info("store.recovered")

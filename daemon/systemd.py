@@ -81,7 +81,8 @@ class Notifier:
         """Send states such as `READY=1`; a missing listener is none of our business."""
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        with socket.socket(socket.AF_UNIX, kind) as sender:
             try:
                 sender.connect(self._address)
                 sender.sendall("\n".join(states).encode())

@@ -60,8 +60,9 @@ def find_damage(
         if any(header) and not _is_sound(header):
             return "its first bytes are damaged"
         salts = header[16:24]
-        # Salts of an older log: after a power cut the index may be older than the log.
-        if before and before.frames > kept and (before.salts == salts or same_boot):
+        # Other salts are those of an older log: what was cut off with the power, or comes from a
+        # snapshot, may be an index that is older than its log.
+        if before and before.frames > kept and (before.salts == salts or not any(header)):
             return f"it holds {kept} of {before.frames} frames that were committed"
         if not any(header):
             return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from daemon.cli.group import Invocation, cli
 @click.pass_obj
 def serve(invocation: Invocation) -> int:
     """Run the daemon in the foreground."""
+    # Until the loop hears signals there is nothing to be tidied.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from daemon.logs import ThreadedStream, set_up_logs  # noqa: PLC0415 - the other verbs start faster without
     from daemon.service import serve as run  # noqa: PLC0415
 

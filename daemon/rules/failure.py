@@ -42,9 +42,11 @@ class StepFailed(Exception):
     """A step ended without success; the subclass decides what happens next."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        # Headers may hold any bytes, which aiohttp hands on as surrogates; no database takes those.
+        told = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(told)
         self.reason = reason
-        self.message = message
+        self.message = told
 
 
 class Trouble(StepFailed):

@@ -310,3 +310,19 @@ def test_strikes_are_forgotten_after_a_minute_and_bounded() -> None:
     for number in range(CLIENTS_LIMIT + 5):
         strikes.count(f"client {number}")
     assert len(strikes._clients) == CLIENTS_LIMIT
+
+
+async def test_an_address_with_odd_bytes_is_no_reason_to_fail(tmp_path: Path) -> None:
+    """A scope id may hold anything, and the next body of the batch is somebody else's."""
+    async with open_desk(tmp_path) as desk:
+        port = int(desk.url.split(":")[2].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            f"POST /video-callback/{TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n".encode()
+            + b"X-Forwarded-For: fe80::1%\x80\r\n\r\nnull"
+        )
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        (held,) = await desk.store.quarantine.page(1)
+        assert held.remote is not None
+        held.remote.encode()

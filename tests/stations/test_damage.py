@@ -210,7 +210,7 @@ async def test_a_large_ledger_is_checked_beside_the_work(
     assert caught.value.fatal
     with pytest.raises(StoreRefused, match=r"is damaged: .*index.*remove .*damaged"):
         await count(left)
-    (left / "damaged").unlink()
+    (left / "ledger.damaged").unlink()
     assert await count(left) == 20
 
 

@@ -198,3 +198,34 @@ async def test_a_link_without_a_host_is_its_own_trouble(
     assert hosts.hold_back(task) is None
     assert not hosts.is_shut(task)
     assert not gates.shut()
+
+
+async def test_a_host_in_trouble_does_not_keep_the_disk_gate_shut(
+    store: Store, plant: Plant, gates: Gates, hosts: Hosts, now: Now
+) -> None:
+    """The one probe of the disk goes to a download that is made, not to one that has to wait."""
+    for number in range(20):
+        await plant(f"bad{number}", State.WANTED, link=BAD.format(number), **UNFINISHED)
+    await plant("good", State.WANTED, link=GOOD.format(1), **UNFINISHED, deadline_at=2**50)
+    for number in range(20, 40):
+        await plant(f"bad{number}", State.WANTED, link=BAD.format(number), **UNFINISHED)
+    first = await store.task("bad0")
+    assert first is not None
+    for _ in range(HOST_FAILURES):
+        fail(hosts, first, DOWN)
+    gates.close("disk", "no room")
+    gates.probe_now()
+    # The host is not to be probed again yet.
+    assert hosts.hold_back(first) is None
+    tried: list[str] = []
+
+    async def fetch(task: Task) -> Task:
+        tried.append(task.task_id)
+        gates.open("disk")
+        return replace(task, state=State.DONE.value)
+
+    async with working(store, gates, hosts, now, fetch) as bell:
+        for _ in range(5):
+            await settle_down(bell)
+    assert tried == ["good"]
+    assert not gates.is_shut("disk")

@@ -79,11 +79,31 @@ async def test_the_provider_may_answer_a_new_process_first(
     """The hours in which the daemon was not there are no silence of the provider."""
     monkeypatch.setattr(patience, "LONGEST_PAUSE_MS", 0)
     await plant("a", hint="https://x", hint_at=START - TRUST_AFTER, ask_at=START - TRUST_AFTER)
-    async with sweep(grace_ms=10 * MINUTE):
+    async with sweep(grace_ms=10_000):
         await asyncio.sleep(0.1)
-        assert await state_of(store) == "expected"
-        advance(10 * MINUTE)
+        for _ in range(3):
+            assert await state_of(store) == "expected"
+            advance(4_000)
+            await asyncio.sleep(0.6)
+    assert await state_of(store) == "wanted"
+
+
+async def test_the_provider_may_answer_a_machine_that_was_suspended_first(
+    store: Store, plant: Plant, sweep: Sweep, advance: Advance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could ask meanwhile; a forged link would be fetched, and the true one never."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_MS", 0)
+    async with sweep(grace_ms=10_000):
+        for _ in range(3):
+            advance(4_000)
+            await asyncio.sleep(0.6)
+        await plant("a", hint="https://x", hint_at=START - TRUST_AFTER, ask_at=START - TRUST_AFTER)
+        advance(HOUR)
         await asyncio.sleep(0.6)
+        assert await state_of(store) == "expected"
+        for _ in range(3):
+            advance(4_000)
+            await asyncio.sleep(0.6)
     assert await state_of(store) == "wanted"
 
 
@@ -184,6 +204,20 @@ async def test_without_a_key_and_a_link_a_day_more_is_waited(
         pass
     assert await state_of(store) == "expected"
     advance(1)
+    async with sweep(has_key=False):
+        pass
+    assert await state_of(store) == "lost"
+
+
+async def test_a_machine_may_start_with_a_wrong_clock(
+    store: Store, plant: Plant, sweep: Sweep, advance: Advance
+) -> None:
+    """By the clock alone nothing is lost before it had the time to be set."""
+    await plant("a", deadline_at=START - 365 * 24 * HOUR)
+    async with sweep(has_key=False):
+        pass
+    assert await state_of(store) == "expected"
+    advance(HOUR)
     async with sweep(has_key=False):
         pass
     assert await state_of(store) == "lost"

@@ -262,6 +262,11 @@ async def test_a_damaged_file_is_not_survived(tmp_path: Path, store: Store) -> N
         await store.tasks(limit=500)
     with pytest.raises(StoreFailed, match="malformed"):
         survive(caught.value)
+    # Whoever's statement it was, and whatever it made of it.
+    with pytest.raises(StoreFailed, match="malformed"):
+        await store.fail_for_good()
+    with pytest.raises(StoreFailed, match="opened anew"):
+        await store.counts()
     path.write_bytes(before)
 
 

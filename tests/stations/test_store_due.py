@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from daemon.rules.lifecycle import State
-from daemon.rules.task import Task
+from daemon.rules.lifecycle import Cause, State
+from daemon.rules.task import Task, Tidings
 from daemon.store import Store
 
 NOW = 1_790_000_000_000
@@ -77,6 +77,24 @@ async def test_the_longest_overdue_question_comes_first(store: Store, plant: Pla
     await plant("unconfirmed", State.DONE, ask_at=NOW - 7)
     assert await questions(store) == ["a", "unconfirmed", "b", "now"]
     assert await questions(store, freshest=True, limit=2) == ["now", "b"]
+
+
+async def test_what_was_asked_in_vain_is_no_fresher_than_the_rest(
+    store: Store, plant: Plant
+) -> None:
+    """Thousands of tracked ids, asked every half a minute, do not hide the word of a callback."""
+    for number in range(5):
+        await plant(f"asked{number}", ask_at=NOW - number, ask_pause_ms=30_000)
+    await plant("new", ask_at=NOW - 9)
+    await plant("known", ask_at=NOW + 9, ask_pause_ms=30_000)
+    hint = Tidings(
+        task_id="known", cause=Cause.HINTED, now=NOW, deadline_at=NOW, ask_at=NOW, hint="https://x"
+    )
+    await store.receive([hint])
+    assert await questions(store, freshest=True, limit=3) == ["known", "new", "new"]
+    assert (await questions(store, freshest=True, limit=8))[2:] == [
+        *("new", "asked4", "asked3", "asked2", "asked1", "asked0")
+    ]
 
 
 async def test_it_is_known_when_something_falls_due(store: Store, plant: Plant) -> None:
