@@ -7,7 +7,8 @@ LOCKS := pyproject.toml requirements.lock tests/requirements.lock
 
 # Which campaigns, how long (its own size where none is given), and what they draw their luck from:
 # the same seed draws the same luck.
-CAMPAIGNS ?= kills wishes powercuts syscalls fulldisk hostile storm shutdowns cancellations model months
+CAMPAIGNS ?= kills wishes powercuts cutsweep syscalls fulldisk damage hostile storm shutdowns \
+	cancellations model months mutants
 SIZE ?=
 SEED ?= $(shell date +%s)
 

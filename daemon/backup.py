@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.disk import sync_directory
-from daemon.inspection import LEDGER_NAME, inspect_at_rest, read_only
+from daemon.inspection import LEDGER_NAME, decode, find_bad_row, inspect_at_rest, read_only
 from daemon.restoration import BACKUP_ID
 
 
@@ -70,12 +70,13 @@ def _copy(source: Path, part: Path) -> int:
         closing(read_only(source)) as ledger,
         closing(sqlite3.connect(part, isolation_level=None)) as copy,
     ):
+        copy.text_factory = decode
         ledger.backup(copy)
         # One file without a log beside it, that cannot be torn from it.
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         copy.execute(f"PRAGMA application_id = {BACKUP_ID}")
-        ((found,),) = copy.execute("PRAGMA integrity_check(1)").fetchall()
-        if found != "ok":
+        found = find_bad_row(copy)
+        if found is not None:
             raise BackupFailed(
                 f"{source} is damaged: {found}. Keep the older backups, and restore the newest one"
             )

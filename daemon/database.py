@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -19,10 +19,20 @@ import aiosqlite
 
 from daemon.ballast import Ballast
 from daemon.disk import sync_directory
-from daemon.inspection import LEDGER_NAME, WAY_OUT, inspect, is_full, is_large, newer, read_only
+from daemon.inspection import (
+    LEDGER_NAME,
+    WAY_OUT,
+    decode,
+    inspect,
+    is_full,
+    is_large,
+    newer,
+    read_only,
+)
 from daemon.lock import Lock, StoreRefused, take_lock
 from daemon.rules.lifecycle import TRANSITIONS
 from daemon.schema import MIGRATIONS
+from daemon.statements import ALL
 
 OLDEST_SQLITE: Final = (3, 38)
 """3.35 has RETURNING, 3.37 STRICT tables, 3.38 the JSON functions as a part of every build."""
@@ -86,20 +96,29 @@ def _closing_mark(lock: Lock, path: Path) -> Iterator[None]:
         try:
             lock.mark("closed")
         except OSError:
-            _keepers.append(read_only(path))
-            _keepers[-1].execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            _keep_log(path)
+
+
+def _keep_log(path: Path) -> None:
+    """Let no connection that closes be the last one, which folds the log in and takes it away."""
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+        _keepers.append(read_only(path))
+        _keepers[-1].execute("SELECT count(*) FROM sqlite_schema").fetchall()
 
 
 @asynccontextmanager
 async def _connect(path: Path, ballast: Ballast | None) -> AsyncIterator[aiosqlite.Connection]:
     while True:
         async with aiosqlite.connect(path, isolation_level=None) as connection:
+            connection.text_factory = decode
             try:
                 await _prepare(connection, path)
-            except sqlite3.DatabaseError as error:
-                if ballast is not None and is_full(error) and ballast.release():
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                full = isinstance(error, sqlite3.Error) and is_full(error)
+                if ballast is not None and full and ballast.release():
                     continue
-                hint = ": make room on its disk" if is_full(error) else f". {WAY_OUT}"
+                _keep_log(path)
+                hint = ": make room on its disk" if full else f". {WAY_OUT}"
                 raise StoreRefused(f"{path} cannot be used: {error}{hint}") from error
             yield connection
             return
@@ -139,6 +158,8 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
     if level != _FULL:
         raise StoreRefused(f"{path}: synchronous is {level}, FULL was asked for")
     await _migrate(connection, seen)
+    # A damaged schema may have columns of other names.
+    await connection.execute_fetchall(f"SELECT {ALL} FROM task LIMIT 0")  # noqa: S608 - a constant
     await connection.execute_fetchall(
         "CREATE TEMP TABLE transition (cause TEXT, before TEXT, after TEXT, "
         "PRIMARY KEY (cause, before)) WITHOUT ROWID"

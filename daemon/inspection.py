@@ -50,7 +50,7 @@ def inspect(path: Path, lock: Lock) -> None:
         if log.exists():
             log.rename(log.with_name(f"{log.name}-before-restore"))
         index.unlink(missing_ok=True)
-    elif note.exists():
+    elif note.is_file():
         found = note.read_text(encoding="utf-8").strip()
         raise StoreRefused(
             f"{path} is damaged: {found}. {WAY_OUT}; to use it nevertheless, remove {note}"
@@ -62,17 +62,21 @@ def inspect(path: Path, lock: Lock) -> None:
             f"{path.parent / 'lock'}. Otherwise put the log back, or go on without what was in it "
             f"by removing the same. {WAY_OUT}"
         )
-    if lock.is_new or not log.exists():
-        return
+    if log.exists() and not lock.is_new:
+        _inspect_log(path, log, index, lock)
+
+
+def _inspect_log(path: Path, log: Path, index: Path, lock: Lock) -> None:
     before, kept = read_index(index), index.read_bytes() if index.exists() else None
-    seen = 0
+    seen, place = 0, log
     try:
         with closing(read_only(path)) as connection:
             ((seen,),) = connection.execute("PRAGMA user_version").fetchall()
-            after = read_index(index)
-        damage = find_damage(log, before, after, same_boot=lock.same_boot)
-    except sqlite3.DatabaseError as error:
-        if is_full(error):
+            damage = find_damage(log, before, read_index(index), same_boot=lock.same_boot)
+            if not damage and not is_large(path):
+                place, damage = path, find_bad_row(connection)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if isinstance(error, sqlite3.Error) and is_full(error):
             return
         damage = str(error)
     if seen > len(MIGRATIONS) and not damage:
@@ -83,7 +87,7 @@ def inspect(path: Path, lock: Lock) -> None:
         if kept is not None:
             index.write_bytes(kept)
         raise StoreRefused(
-            f"{log} is damaged: {damage}. {WAY_OUT}; "
+            f"{place} is damaged: {damage}. {WAY_OUT}; "
             f"to go on with what can be read, remove {path.parent / 'lock'}"
         )
 
@@ -97,9 +101,22 @@ def _application_id(path: Path) -> int:
 
 def read_only(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
     """Open a ledger for reading alone."""
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode=ro", uri=True, check_same_thread=not any_thread
     )
+    connection.text_factory = decode
+    return connection
+
+
+def decode(data: bytes) -> str:
+    """Read a text of the ledger; a damaged byte in one row is no reason to fail for all."""
+    return data.decode(errors="replace")
+
+
+def find_bad_row(connection: sqlite3.Connection) -> str | None:
+    """Read every row; return what is wrong first, or None."""
+    ((found,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    return None if found == "ok" else str(found)
 
 
 def newer(path: Path, seen: int) -> StoreRefused:
@@ -119,6 +136,13 @@ def note_damage(state_dir: Path, found: str) -> None:
     """Write down that the ledger is damaged: no start uses it before a person did something."""
     (state_dir / _NOTE).write_text(f"{found}\n", encoding="utf-8")
     sync_directory(state_dir)
+
+
+def note_failure(state_dir: Path, failure: str, *, fatal: bool) -> StoreRefused:
+    """Return the refusal of a ledger whose first statement failed; damage is written down."""
+    if fatal:
+        note_damage(state_dir, failure)
+    return StoreRefused(f"{state_dir}: {failure}. {WAY_OUT if fatal else 'Make room on its disk'}")
 
 
 def inspect_at_rest(state_dir: Path) -> None:

@@ -9,14 +9,11 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Final
 
 import structlog
 
-from daemon.inspection import LEDGER_NAME, is_large, note_damage, read_only
+from daemon.inspection import LEDGER_NAME, find_bad_row, is_large, note_damage, read_only
 from daemon.store import StoreFailed
-
-_OKAY: Final = "ok"
 
 _log = structlog.get_logger()
 
@@ -31,20 +28,15 @@ async def check_soundness(state_dir: Path) -> None:
     if is_large(path):
         with closing(read_only(path, any_thread=True)) as connection:
             found = await _check(connection)
-        if found not in {_OKAY, None}:
+        if found is not None:
             note_damage(state_dir, found)
             raise StoreFailed(f"{path} is damaged: {found}", fatal=True)
     await asyncio.Event().wait()
 
 
 async def _check(connection: sqlite3.Connection) -> str | None:
-    """Return what is wrong first, `ok`, or None when it could not be found out."""
-
-    def check() -> str:
-        ((found,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
-        return str(found)
-
-    checking = asyncio.ensure_future(asyncio.to_thread(check))
+    """Return what is wrong first; None when nothing is, or when it could not be found out."""
+    checking = asyncio.ensure_future(asyncio.to_thread(find_bad_row, connection))
     try:
         return await asyncio.shield(checking)
     except asyncio.CancelledError:

@@ -25,7 +25,7 @@ from daemon.balances import Balances
 from daemon.ballast import Ballast
 from daemon.database import open_database
 from daemon.due_times import DueTimes
-from daemon.inspection import is_fatal, is_full
+from daemon.inspection import is_fatal, is_full, note_failure
 from daemon.intents import Intents
 from daemon.outbox import Outbox
 from daemon.quarantine import Quarantine
@@ -54,6 +54,7 @@ class StoreFailed(Exception):
         self.fatal = fatal
 
 
+_BROKEN: Final = StoreFailed("the database failed: only a new start can be trusted", fatal=True)
 STORE_PAUSE_MS: Final = 5_000
 """How long a loop rests after a failed statement."""
 
@@ -86,7 +87,7 @@ class Store:
         self._observe = observe
         self._make_room = make_room
         self._failing = False
-        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._broken = asyncio.Event()
         self.balances = Balances(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
@@ -373,7 +374,8 @@ class Store:
 
     async def fail_for_good(self) -> None:
         """Wait for an error after which only a new start can be trusted, and raise it."""
-        await asyncio.shield(self._fatal)
+        await self._broken.wait()
+        raise _BROKEN
 
     async def writable(self) -> bool:
         """Return whether a transaction commits right now."""
@@ -401,9 +403,8 @@ class Store:
         return [Task(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
     async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
-        if self._fatal.done():
-            # What a later commit would stand on is not known any more.
-            raise StoreFailed("the database failed, and is opened anew", fatal=True)
+        if self._broken.is_set():
+            raise _BROKEN
         try:
             rows = list(await self._connection.execute_fetchall(sql, parameters))
         except sqlite3.IntegrityError as error:
@@ -417,8 +418,8 @@ class Store:
                 _log.error("store.failed", message=str(error))
             self._failing = True
             failure = StoreFailed(f"the database did not commit: {error}", fatal=is_fatal(error))
-            if failure.fatal and not self._fatal.done():
-                self._fatal.set_exception(failure)
+            if failure.fatal:
+                self._broken.set()
             raise failure from error
         if self._failing and not sql.lstrip().startswith("SELECT"):
             self._failing = False
@@ -432,16 +433,17 @@ async def open_store(
     observe: Callable[[Move], None] = lambda _: None,
     ballast: Ballast | None = None,
 ) -> AsyncIterator[Store]:
-    """Open the ledger in `state_dir`, alone; free the claims of a process that is gone.
-
-    `ballast` is given up when the ledger's disk is full.
+    """Open the ledger in `state_dir`, alone; `ballast` is given up when its disk is full.
 
     Raises:
         StoreRefused: a second daemon, a newer file, a damaged file, or a disk that cannot do it.
     """
     async with open_database(state_dir, ballast) as connection:
         store = Store(connection, observe, ballast.release if ballast else lambda: False)
-        await store.release_claims()
+        try:
+            await store.release_claims()
+        except StoreFailed as failure:
+            raise note_failure(state_dir, str(failure), fatal=failure.fatal) from failure
         yield store
         # On a full disk the log stays beside the database and is read at the next start.
         with suppress(StoreFailed):

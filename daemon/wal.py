@@ -20,6 +20,7 @@ _LOG_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _INDEX_HEADER_BYTES: Final = 48
 _BIG_ENDIAN_SUMS: Final = 0x377F0683
+_MOST_STEPS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,14 @@ def find_damage(
         if any(header) and not _is_sound(header):
             return "its first bytes are damaged"
         salts = header[16:24]
-        # Other salts are those of an older log: what was cut off with the power, or comes from a
-        # snapshot, may be an index that is older than its log.
         if before and before.frames > kept and (before.salts == salts or not any(header)):
             return f"it holds {kept} of {before.frames} frames that were committed"
+        if before and before.frames and same_boot and any(header):
+            # What comes from a snapshot may be an index that is older than its log, by some of the
+            # steps that the first salt goes up by; an older log has other salts altogether.
+            steps = (_first_salt(salts) - _first_salt(before.salts)) & 0xFFFFFFFF
+            if steps > _MOST_STEPS:
+                return "it is not the log that was written last"
         if not any(header):
             return None
         hidden = _count_commits(file, salts, behind=kept, order=_order(header))
@@ -76,6 +81,11 @@ def _is_sound(header: bytes) -> bool:
     if len(header) < _LOG_HEADER_BYTES:
         return False
     return struct.unpack(">2I", header[24:]) == _add_up(header[:24], _order(header))
+
+
+def _first_salt(salts: bytes) -> int:
+    found: int = struct.unpack_from(">I", salts)[0]
+    return found
 
 
 def _order(header: bytes) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiosqlite  # noqa: TID251 - some connections are made by hand
 import pytest
 
-from daemon import database
+from daemon import database, inspection
 from daemon.database import open_database
 from daemon.lock import StoreRefused
 from daemon.schema import MIGRATIONS
@@ -135,7 +135,8 @@ async def test_a_migration_happens_as_a_whole_or_not(
     async with open_database(tmp_path):
         pass
     broken = ("CREATE TABLE later (id INTEGER)", "INSERT INTO nowhere VALUES (1)")
-    monkeypatch.setattr(database, "MIGRATIONS", (*MIGRATIONS, broken))
+    for module in (database, inspection):
+        monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, broken))
     with pytest.raises(StoreRefused, match="no such table: nowhere"):
         async with open_database(tmp_path):
             pytest.fail("a half migrated ledger was opened")
