@@ -41,9 +41,9 @@ def test_a_defect_whose_text_is_gone_is_no_defect(tmp_path: Path) -> None:
 
 
 async def test_a_planted_defect_is_noticed(tmp_path: Path) -> None:
-    """Two quick ones of the list are; a change that harms nothing is not."""
-    chosen = choose(2, random.Random(20_261_122))
+    """A quick one of the list is; a change that harms nothing is not."""
+    chosen = choose(1, random.Random(20_261_122))
     assert all(defect.is_quick for defect in chosen)
     tally = await try_defects(tmp_path, [*chosen, HARMLESS])
-    assert [trial.caught for trial in tally.trials] == [True, True, False]
+    assert [trial.caught for trial in tally.trials] == [True, False]
     assert tally.survivors == [HARMLESS.name]
