@@ -90,11 +90,18 @@ def _closing_mark(lock: Lock, path: Path) -> Iterator[None]:
     Where that cannot be noted, the log has to stay: the last connection that closes would fold it
     in, and the next start would miss it.
     """
+    refused = False
     try:
         yield
+    except StoreRefused:
+        # Damage that the first statements met: the log is not folded into such a file.
+        refused = True
+        _keep_log(path)
+        raise
     finally:
         try:
-            lock.mark("closed")
+            if not refused:
+                lock.mark("closed")
         except OSError:
             _keep_log(path)
 

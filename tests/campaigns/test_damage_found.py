@@ -77,9 +77,12 @@ async def test_a_large_ledger_that_cannot_be_read_is_refused_with_the_way_out(
     left = await leave(tmp_path / "ledger", "large", 1)
     ledger = left.state / LEDGER_NAME
     harm(ledger, ledger.stat().st_size // 4096 // 2 * 4096, b"\xa5" * 40_960)
+    log = left.state / LOG_NAME
+    before = ledger.read_bytes(), log.read_bytes()
     for _ in range(2):
         with pytest.raises(StoreRefused, match="Backup and restore"):
             await count(left.state)
+        assert (ledger.read_bytes(), log.read_bytes()) == before
 
 
 async def test_what_sqlite_says_of_damage_may_hold_the_damaged_bytes(tmp_path: Path) -> None:
