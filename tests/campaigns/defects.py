@@ -234,8 +234,8 @@ DEFECTS: Final = (
     _defect(
         "claims outlive their process",
         "store.py",
-        "        await store.release_claims()\n",
-        "",
+        "            await store.release_claims()\n",
+        "            await store.counts()\n",
         "stations/test_store.py::test_a_claim_has_one_owner_until_the_process_ends",
     ),
     _defect(
