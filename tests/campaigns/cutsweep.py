@@ -24,15 +24,15 @@ from typing import Final
 
 import aiohttp
 
-from daemon.inspection import inspect_at_rest
-from daemon.lock import StoreRefused
 from daemon.simulator.simulator import Simulator
+from tests.campaigns.callers import CALLBACKS_ALONE
 from tests.campaigns.campaign import PromiseBroken, command
 from tests.campaigns.tracing import Case, Trace, attached
 from tests.campaigns.volumes import (
     MIB,
     boot_anew,
     check_files,
+    check_startable,
     clone,
     daemon_on,
     make_image,
@@ -52,12 +52,7 @@ ANSWER_SECONDS: Final = 0.1
 OLDER: Final = 200
 """Callbacks before the one that is watched, so many that the log is written over: while it grows,
 its sync brings new names to the disk as well, and nobody would miss a sync of their folder."""
-SETTINGS: Final[Mapping[str, Section]] = {
-    "callback": {"trust": "callback"},
-    "provider": {"api_key": None},
-    "log": {"level": "info"},
-    "download": {"concurrency": 1},
-}
+SETTINGS: Final[Mapping[str, Section]] = {**CALLBACKS_ALONE, "download": {"concurrency": 1}}
 
 
 class Point(Case):
@@ -197,10 +192,7 @@ class _Bench:
             check_files(disk / "videos", self._provider, ledger)
             if stored and ledger[task_id]["state"] not in {"stored", "done"}:
                 raise PromiseBroken(f"announced as stored, and it is {ledger[task_id]['state']}")
-            try:
-                inspect_at_rest(disk / "state")
-            except StoreRefused as refusal:
-                raise PromiseBroken(f"no daemon would start on it: {refusal}") from refusal
+            check_startable(disk / "state")
 
     async def _finish(self, image: Path, task_id: str, *, answered: bool) -> None:
         """Start on what is left; the provider calls again where it got no answer."""

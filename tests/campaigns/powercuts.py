@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from daemon.inspection import inspect_at_rest
-from daemon.lock import StoreRefused
 from daemon.simulator.simulator import Simulator
 from tests.campaigns.callers import (
     CALLBACKS_ALONE,
@@ -33,6 +31,7 @@ from tests.campaigns.volumes import (
     MIB,
     boot_anew,
     check_files,
+    check_startable,
     clone,
     daemon_on,
     make_image,
@@ -238,11 +237,7 @@ def _check(cut: Cut, place: Path, provider: Simulator, tally: Tally) -> None:
         safe = {name for name, task in ledger.items() if task["state"] in {"stored", "done"}}
         if forgotten := promises.stored - safe:
             raise PromiseBroken(f"announced as stored, and it is not: {forgotten}")
-        try:
-            # What every start does first: it may not take a cut for damage.
-            inspect_at_rest(disk / "state")
-        except StoreRefused as refusal:
-            raise PromiseBroken(f"no daemon would start on it: {refusal}") from refusal
+        check_startable(disk / "state")
     tally.answered += promises.answered.total()
     tally.stored += len(promises.stored)
     tally.under_way += len(promises.films - safe)

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.client import Client
+from daemon.inspection import inspect_at_rest
+from daemon.lock import StoreRefused
 from daemon.simulator.simulator import Simulator
 from tests.campaigns.campaign import PromiseBroken
 from tests.stories.harness import Daemon, Section, configure
@@ -162,3 +164,15 @@ def check_files(videos: Path, provider: Simulator, ledger: Mapping[str, Mapping[
         if task["state"] in {"stored", "done"} and Path(task["path"]).name not in found:
             raise PromiseBroken(f"{task_id} is {task['state']} and its file is not there")
     return len(found)
+
+
+def check_startable(state: Path) -> None:
+    """Look at a ledger as every start does first, which may not take a cut for damage.
+
+    Raises:
+        PromiseBroken: it would be refused.
+    """
+    try:
+        inspect_at_rest(state)
+    except StoreRefused as refusal:
+        raise PromiseBroken(f"no daemon would start on it: {refusal}") from refusal
