@@ -67,7 +67,7 @@ async def open_database(
                 # Whoever opens and closes the file may fold the log in, and take it away.
                 lock.mark("closed", ballast)
         async with _connect(path, ballast) as connection:
-            with _refusing(state_dir):
+            with _refusing(state_dir), _keeping_log(path):
                 # The log is there by now, and its name on the disk: it may not be missing any more.
                 sync_directory(state_dir)
                 lock.mark("open", ballast)
@@ -104,6 +104,16 @@ def _closing_mark(lock: Lock, path: Path) -> Iterator[None]:
                 lock.mark("closed")
         except OSError:
             _keep_log(path)
+
+
+@contextmanager
+def _keeping_log(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        # A note that could not be synced may be read all the same: then the log has to be there.
+        _keep_log(path)
+        raise
 
 
 def _keep_log(path: Path) -> None:

@@ -67,3 +67,21 @@ async def test_a_commit_that_found_no_room_is_no_damage(tmp_path: Path) -> None:
     async with open_database(killed) as connection:
         rows = await connection.execute_fetchall("SELECT credits FROM balance")
     assert [row[0] for row in rows] == [20.0]
+
+
+async def test_a_note_that_was_written_and_not_synced_takes_no_log_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that the ledger is open: the next start finds the log that belongs to that."""
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("daemon.lock.os.fdatasync", fail)
+        with pytest.raises(StoreRefused, match="cannot be written"):
+            async with open_database(tmp_path / "state"):
+                pass
+    assert (tmp_path / "state" / "lock").read_text().startswith("open")
+    async with open_database(tmp_path / "state") as connection:
+        assert await connection.execute_fetchall("SELECT count(*) FROM task") is not None
