@@ -1,7 +1,7 @@
 """When things are due: what was put off too far is pulled in, what is overdue is counted.
 
-Rule: each table is changed by one statement; what is due as it should be is not touched. Times are
-milliseconds since 1970.
+Rule: what is due as it should be is not touched, and nothing is looked for without an index. Times
+are milliseconds since 1970.
 """
 
 from daemon.statements import STEPPING, Fetch
@@ -23,9 +23,15 @@ class DueTimes:
             """,
             times,
         )
-        await self._fetch(
-            "UPDATE task SET fetch_at = :now, version = version + 1 WHERE fetch_at > :limit", times
-        )
+        # Both by an index: this is asked at every start, of a ledger of any size.
+        for which in (STEPPING, "id IN (SELECT task FROM submission WHERE send_at > :limit)"):
+            await self._fetch(
+                f"""
+                UPDATE task SET fetch_at = :now, version = version + 1
+                WHERE {which} AND fetch_at > :limit
+                """,  # noqa: S608 - constants
+                times,
+            )
         await self._fetch("UPDATE submission SET send_at = :now WHERE send_at > :limit", times)
         await self._fetch("UPDATE outbox SET due_at = :now WHERE due_at > :limit", times)
 

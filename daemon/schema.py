@@ -268,10 +268,6 @@ _SECOND = (
 _THIRD = (
     "ALTER TABLE task ADD COLUMN warnings INTEGER NOT NULL DEFAULT 0",
     """
-    CREATE INDEX task_by_deadline ON task (deadline_at)
-    WHERE state IN ('expected', 'wanted', 'verified')
-    """,
-    """
     CREATE INDEX task_to_ask_first ON task (ask_at)
     WHERE ask_at IS NOT NULL AND ask_pause_ms = 0
     """,

@@ -422,20 +422,3 @@ async def test_calls_for_others_leave_room_for_our_own(gates: Gates, now: Now) -
         assert not all(task.done() for task in relayed)
         async with asyncio.timeout(3):
             await asyncio.gather(*relayed)
-
-
-async def test_a_gate_that_shuts_meanwhile_holds_who_waits_for_a_turn(
-    gates: Gates, now: Now
-) -> None:
-    """The call would be refused like the one whose answer shut the gate."""
-    async with connect(gates, now, rate=20) as (provider, _):
-        for _ in range(BURST):
-            await provider.permit()
-        waiting = asyncio.create_task(provider.permit())
-        await asyncio.sleep(0)
-        gates.close("key", "refused")
-        await asyncio.sleep(0.3)
-        assert not waiting.done()
-        gates.open("key")
-        async with asyncio.timeout(3):
-            await waiting
