@@ -7,7 +7,6 @@ provider's retries still count. Bad input never gives a 5xx, and nothing redirec
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -16,21 +15,20 @@ import structlog
 from aiohttp import web
 
 from daemon.config.sections import Callback
+from daemon.connections import hide_software
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
 from daemon.rules.redaction import escape_control
 from daemon.rules.task import Held, Task, Tidings, Unread
 from daemon.rules.verdict import judge_callback
 from daemon.store import Store, StoreFailed, survive
+from daemon.strikes import STRIKES_SECONDS, Strikes
 
 BODY_LIMIT_BYTES: Final = 64 << 10
 BODY_SECONDS: Final = 5.0
 COMMIT_SECONDS: Final = 10.0
 """The provider hangs up after 15."""
 BATCH_LIMIT: Final = 256
-STRIKES_LIMIT: Final = 5
-STRIKES_SECONDS: Final = 60.0
-CLIENTS_LIMIT: Final = 10_000
 
 _RECEIVED: Final = b'{"status":"received"}'
 
@@ -115,11 +113,11 @@ class Receiver:
     now: Callable[[], int]
     ring: Callable[[], None]
     """Called when a question or a download may have become due."""
-    strikes: "Strikes" = field(default_factory=lambda: Strikes(time.monotonic))
+    strikes: Strikes = field(default_factory=lambda: Strikes(time.monotonic))
 
 
 def callback_app(receiver: Receiver) -> web.Application:
-    """Build the public application; run it with `auto_decompress=False` and without access log."""
+    """Build the public application; run it with `public_runner`."""
     app = web.Application(client_max_size=BODY_LIMIT_BYTES)
     prefix = f"{receiver.section().path.rstrip('/')}/"
 
@@ -149,11 +147,8 @@ def callback_app(receiver: Receiver) -> web.Application:
             return _refuse(status)
         return web.Response(body=_RECEIVED, content_type="application/json")
 
-    async def announce_nothing(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = "suno-videod"
-
     app.router.add_route("*", "/{path:.*}", answer)
-    app.on_response_prepare.append(announce_nothing)
+    app.on_response_prepare.append(hide_software)
     return app
 
 
@@ -264,20 +259,3 @@ def _refuse(status: int, headers: dict[str, str] | None = None) -> web.Response:
         content_type="application/json",
         headers=headers,
     )
-
-
-class Strikes:
-    """Wrong tokens by client, for a minute; the oldest clients are forgotten first."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._clients: OrderedDict[str, list[float]] = OrderedDict()
-
-    def count(self, client: str) -> bool:
-        """Count a wrong token; return whether the client had too many before this one."""
-        now = self._clock()
-        recent = [at for at in self._clients.pop(client, []) if now - at < STRIKES_SECONDS]
-        self._clients[client] = [*recent, now][-STRIKES_LIMIT:]
-        if len(self._clients) > CLIENTS_LIMIT:
-            self._clients.popitem(last=False)
-        return len(recent) >= STRIKES_LIMIT

@@ -5,15 +5,23 @@ Rule: `web.run_app` is not used: signals and the order of stopping are ours.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from daemon.config.sections import Endpoint, TcpEndpoint
+from daemon.connections import HANDSHAKE_SECONDS, Connections
 
 BACKLOG = 4096
+CROWD = 512
+MOST_CONNECTIONS = 4096
+"""As many as the backlog holds: a storm of callbacks may arrive at once, and each counts."""
+MOST_PRIVATE_CONNECTIONS = 256
 KEEPALIVE_SECONDS = 15.0
 LINGER_SECONDS = 2.0
 ACCEPT_SECONDS = 0.001
@@ -53,17 +61,28 @@ class _Visits:
                 await self._none.wait()
 
 
-_VISITS = web.AppKey("visits", _Visits)
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """What belongs to one application: its connections, its visits and its open sockets."""
+
+    connections: Connections
+    visits: _Visits = field(default_factory=_Visits)
+    servers: list[asyncio.Server] = field(default_factory=list)
+    waits: bool = True
+    """Whether its last requests are waited for."""
+
+
+_DOOR = web.AppKey("door", _Door)
 
 
 @web.middleware
 async def _attend(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    visits = request.app[_VISITS]
-    with visits.one():
+    door = request.app[_DOOR]
+    with door.visits.one(), door.connections.answering(request):
         response = await handler(request)
-        if visits.last:
+        if door.visits.last:
             # `Connection: close` (RFC 9112, 9.6): the next callback goes to the next process.
             response.force_close()
         return response
@@ -73,86 +92,119 @@ class ListenFailed(Exception):
     """A socket cannot be opened; the text names it and says why."""
 
 
-def public_runner(app: web.Application) -> web.AppRunner:
-    """Return a runner with limits for strangers (limits: security, not taste)."""
-    app[_VISITS] = _Visits()
-    app.middlewares.append(_attend)
-    return web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=None,
+def public_runner(app: web.Application, most: int = MOST_CONNECTIONS) -> web.AppRunner:
+    """Return a runner with limits for strangers, and room for `most` connections."""
+    connections = Connections(
+        min(CROWD, most),
+        most,
         keepalive_timeout=KEEPALIVE_SECONDS,
         lingering_time=LINGER_SECONDS,
         max_line_size=4096,
         max_field_size=4096,
         max_headers=64,
         auto_decompress=False,
-        shutdown_timeout=DRAIN_SECONDS,
     )
+    return _runner(app, _Door(connections), shutdown_timeout=DRAIN_SECONDS)
 
 
 def private_runner(app: web.Application) -> web.AppRunner:
     """Return a runner for the owner."""
-    return web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=None,
+    connections = Connections(
+        MOST_PRIVATE_CONNECTIONS // 2,
+        MOST_PRIVATE_CONNECTIONS,
         keepalive_timeout=KEEPALIVE_SECONDS,
-        # Who hangs up is not worked for any more: a wish that waits for its turn is withdrawn.
-        handler_cancellation=True,
-        shutdown_timeout=1.0,
+        lingering_time=LINGER_SECONDS,
+        auto_decompress=False,
+    )
+    # Who hangs up is not worked for any more: a wish that waits for its turn is withdrawn.
+    return _runner(
+        app, _Door(connections, waits=False), handler_cancellation=True, shutdown_timeout=1.0
     )
 
 
-async def listen(runner: web.AppRunner, endpoint: Endpoint, mode: int) -> str:
-    """Open one listener and return its address as a URL; `mode` is for a unix socket.
+def _runner(app: web.Application, door: _Door, **settings: Any) -> web.AppRunner:
+    app[_DOOR] = door
+    app.middlewares.append(_attend)
+    return web.AppRunner(app, handle_signals=False, **settings)
+
+
+async def listen(
+    runner: web.AppRunner, endpoint: Endpoint, mode: int, tls: ssl.SSLContext | None = None
+) -> str:
+    """Open one listener and return its address as a URL; `mode` is for a unix socket, `tls` is not.
 
     Raises:
         ListenFailed: the address is taken, not ours, or forbidden.
     """
-    await _prepare(runner)
     if isinstance(endpoint, TcpEndpoint):
-        return await _listen_tcp(runner, endpoint)
-    path = endpoint.path
+        return await _listen_tcp(runner, endpoint, tls)
+    path, protocol = endpoint.path, await _open(runner)
+    loop = asyncio.get_running_loop()
     try:
-        await web.UnixSite(runner, path, backlog=BACKLOG).start()
+        server = await loop.create_unix_server(protocol, path, backlog=BACKLOG)
     except OSError as error:
         raise ListenFailed(f"unix:{path}: {error.strerror or error}") from error
+    runner.app[_DOOR].servers.append(server)
     await asyncio.to_thread(path.chmod, mode)
     return f"unix:{path}"
 
 
-async def listen_on(runner: web.AppRunner, passed: socket.socket) -> str:
-    """Serve a socket that somebody else bound and keeps; return its address as a URL."""
-    await _prepare(runner)
+async def _listen_tcp(
+    runner: web.AppRunner, endpoint: TcpEndpoint, tls: ssl.SSLContext | None
+) -> str:
+    shown, protocol = _show(endpoint.host), await _open(runner)
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            protocol, endpoint.host, endpoint.port, backlog=BACKLOG, **_secured(tls)
+        )
+    except OSError as error:
+        raise ListenFailed(f"{shown}:{endpoint.port}: {error.strerror or error}") from error
+    runner.app[_DOOR].servers.append(server)
+    port = endpoint.port or server.sockets[-1].getsockname()[1]
+    return f"{_scheme(tls)}://{shown}:{port}"
+
+
+async def listen_on(
+    runner: web.AppRunner, passed: socket.socket, tls: ssl.SSLContext | None = None
+) -> str:
+    """Serve a socket that somebody else bound and keeps; return its address as a URL.
+
+    A unix socket has a proxy in front, which speaks TLS itself.
+    """
+    if passed.family == socket.AF_UNIX:
+        tls = None
     # asyncio calls listen() once more, and a smaller backlog would shrink the queue.
-    await web.SockSite(runner, passed, backlog=BACKLOG).start()
+    server = await asyncio.get_running_loop().create_server(
+        await _open(runner), sock=passed, backlog=BACKLOG, **_secured(tls)
+    )
+    runner.app[_DOOR].servers.append(server)
     address = passed.getsockname()
     if passed.family == socket.AF_UNIX:
         # A name in the abstract namespace is bytes with a leading zero (unix(7)).
         path = address if isinstance(address, str) else f"@{address[1:].decode(errors='replace')}"
         return f"unix:{path}"
-    return f"http://{_show(address[0])}:{address[1]}"
+    return f"{_scheme(tls)}://{_show(address[0])}:{address[1]}"
 
 
-async def _prepare(runner: web.AppRunner) -> None:
+async def _open(runner: web.AppRunner) -> Callable[[], asyncio.BaseProtocol]:
+    """Start the application if it was not, and return what makes its connections."""
     if runner.server is None:
         await runner.setup()
+    server = runner.server
+    assert server is not None  # noqa: S101 - setup() makes it
+    return lambda: runner.app[_DOOR].connections.protocol(server)
+
+
+def _secured(tls: ssl.SSLContext | None) -> dict[str, Any]:
+    return {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
+
+
+def _scheme(tls: ssl.SSLContext | None) -> str:
+    return "https" if tls else "http"
 
 
 def _show(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-async def _listen_tcp(runner: web.AppRunner, endpoint: TcpEndpoint) -> str:
-    shown = _show(endpoint.host)
-    site = web.TCPSite(runner, endpoint.host, endpoint.port, backlog=BACKLOG)
-    try:
-        await site.start()
-    except OSError as error:
-        raise ListenFailed(f"{shown}:{endpoint.port}: {error.strerror or error}") from error
-    port = endpoint.port or runner.addresses[-1][1]
-    return f"http://{shown}:{port}"
 
 
 async def close(runners: list[web.AppRunner]) -> None:
@@ -160,18 +212,20 @@ async def close(runners: list[web.AppRunner]) -> None:
 
     A passed socket is closed here only: who keeps it goes on queueing for the next process.
     """
-    visited = [runner.app[_VISITS] for runner in runners if _VISITS in runner.app]
-    for visits in visited:
-        visits.last = True
+    doors = [runner.app[_DOOR] for runner in runners]
+    for door in doors:
+        # Who asks us whether we are ready is told, on the connection that he has, that we are not.
+        door.visits.last = door.waits
     # A connection that asyncio has accepted gets its protocol one step later, and is dropped
     # without a word when its server was closed in between. A timer runs after those steps.
     await asyncio.sleep(ACCEPT_SECONDS)
-    for runner in runners:
-        for site in list(runner.sites):
-            await site.stop()
+    for door in doors:
+        for server in door.servers:
+            server.close()
     await asyncio.sleep(PAUSE_SECONDS)
-    for visits in visited:
-        await visits.wait(DRAIN_SECONDS)
+    for door in doors:
+        if door.waits:
+            await door.visits.wait(DRAIN_SECONDS)
     for runner in runners:
         await runner.cleanup()
 

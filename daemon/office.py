@@ -219,7 +219,7 @@ class Office:
         """Ask and fetch again, now; send an open submit again."""
         task = await self._find(request)
         wish = RetryRequest()
-        if request.can_read_body:
+        if await request.read():
             wish = _convert(await _read_json(request), RetryRequest)
         now, terms = self.now(), self.terms()
         if task.has_local_id and not terms.has_key:

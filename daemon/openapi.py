@@ -23,13 +23,16 @@ _MEANINGS: Final = {
     401: "A token is needed",
     403: "The request came from a page of another site, or from another user of this machine",
     404: "There is no such thing",
+    408: "The body came too slowly",
     409: "Refused, for its state forbids it",
     413: "The body is too large",
+    415: "The body is encoded",
     421: "The host name is not one of ours",
     422: "The request makes no sense, or the provider refused it for good",
+    429: "Too many wrong tokens: wait a minute",
     503: "The ledger cannot be written now",
 }
-_ALWAYS: Final = (401, 403, 421, 503)
+_ALWAYS: Final = (401, 403, 408, 413, 415, 421, 429, 503)
 
 
 def describe() -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _statuses(route: Route) -> list[int]:
-    return sorted({*route.errors, *_ALWAYS, *((413,) if route.takes else ())})
+    return sorted({*route.errors, *_ALWAYS})
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:

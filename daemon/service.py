@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ from daemon.bell import Bell
 from daemon.callback import callback_app
 from daemon.config import ConfigError, Loaded, load
 from daemon.config.sections import Config, Endpoint, Secret, TcpEndpoint, UnixEndpoint
+from daemon.config.tls import load_tls
 from daemon.listeners import (
+    MOST_CONNECTIONS,
     ListenFailed,
     close,
     listen,
@@ -55,7 +58,7 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     """Run the daemon until a signal or an error ends it; return the exit code."""
     began = time.monotonic()
     os.umask(0o077)
-    _raise_file_limit()
+    files = _raise_file_limit()
     stop, reload = asyncio.Event(), Bell()
     _hear_signals(stop, reload)
     for warning in loaded.warnings:
@@ -66,7 +69,7 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
             parts = await build(loaded.config, stack)
             notifier = Notifier(environ)
             parts.loops["reload"] = _reload(parts, loaded.path, environ, reload, notifier)
-            await _run(parts, passed, notifier, stop, began)
+            await _run(parts, passed, notifier, stop, began, files // 2)
     except (StoreRefused, StoreFailed, ListenFailed, PassedWrongly, Hindered) as refusal:
         _log.error("daemon.failed", message=str(refusal))
         return 1
@@ -77,11 +80,15 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _raise_file_limit() -> None:
-    """Out of descriptors, asyncio writes an error for each place in its backlog, for ever."""
+def _raise_file_limit() -> int:
+    """Allow as many open files as we may have, and return their number.
+
+    Out of descriptors, asyncio writes an error for each place in its backlog, for ever.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES_LIMIT if hard == resource.RLIM_INFINITY else min(FILES_LIMIT, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def _hear_signals(stop: asyncio.Event, reload: Bell) -> None:
@@ -105,13 +112,14 @@ async def _run(
     notifier: Notifier,
     stop: asyncio.Event,
     began: float,
+    room: int,
 ) -> None:
     committing = asyncio.create_task(parts.intake.run(), name="intake")
     working = [asyncio.create_task(loop, name=name) for name, loop in parts.loops.items()]
     runners: list[web.AppRunner] = []
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        addresses = await _open_doors(parts, passed, runners)
+        addresses = await _open_doors(parts, passed, runners, room)
         watchdog = Watchdog(notifier, parts.store, parts.disk, parts.pulse)
         reporting = asyncio.create_task(watchdog.run(), name="watchdog")
         working.append(reporting)
@@ -186,11 +194,12 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> list[BaseException]:
 
 
 async def _open_doors(
-    parts: Parts, passed: list[socket.socket], runners: list[web.AppRunner]
+    parts: Parts, passed: list[socket.socket], runners: list[web.AppRunner], room: int
 ) -> dict[str, str]:
     """Open the listeners; return their addresses by name.
 
-    Callbacks come through the sockets that were passed, or else through the configured one.
+    Callbacks come through the sockets that were passed, or else through the configured one, over at
+    most `room` connections.
     """
     config, addresses = parts.settings.config, {}
     private = private_runner(admin_app(parts.office, guard_socket, parts.gateway.routes()))
@@ -199,7 +208,8 @@ async def _open_doors(
     if config.admin.listen is not None:
         settings = parts.settings
         guard = guard_tcp(
-            lambda: _admin_hosts(settings.config),
+            lambda: _own_names(settings.config),
+            lambda: frozenset(map(_as_in_url, settings.config.admin.hosts)),
             lambda: _reveal(settings.config.admin.token),
             lambda: _reveal(settings.config.provider.api_key),
         )
@@ -207,13 +217,24 @@ async def _open_doors(
         runners.append(private)
         addresses["admin_tcp"] = await listen(private, config.admin.listen, 0o600)
     if passed or config.callback.listen is not None:
-        public = public_runner(callback_app(parts.receiver))
+        public = public_runner(callback_app(parts.receiver), min(MOST_CONNECTIONS, room))
         runners.append(public)
-        places = [await listen_on(public, sock) for sock in passed]
+        tls = _load_tls(config)
+        places = [await listen_on(public, sock, tls) for sock in passed]
         if config.callback.listen is not None and not passed:
-            places.append(await listen(public, config.callback.listen, 0o660))
+            places.append(await listen(public, config.callback.listen, 0o660, tls))
         addresses["callback"] = f"{places[0]}{config.callback.path}"
     return addresses
+
+
+def _load_tls(config: Config) -> ssl.SSLContext | None:
+    certificate, key = config.callback.tls_certificate, config.callback.tls_private_key
+    if certificate is None or key is None:
+        return None
+    try:
+        return load_tls(certificate, key)
+    except ValueError as wrong:
+        raise ListenFailed(str(wrong)) from None
 
 
 def _socket_files(config: Config, passed: list[socket.socket]) -> list[Path]:
@@ -228,12 +249,15 @@ def _reveal(secret: Secret | None) -> str | None:
     return None if secret is None else secret.reveal()
 
 
-def _admin_hosts(config: Config) -> frozenset[str]:
-    names = {"localhost", "127.0.0.1", "[::1]", *config.admin.hosts}
+def _own_names(config: Config) -> frozenset[str]:
+    names = {"localhost", "127.0.0.1", "[::1]"}
     if isinstance(config.admin.listen, TcpEndpoint):
-        host = config.admin.listen.host
-        names.add(f"[{host}]" if ":" in host else host)
-    return frozenset(name.lower() for name in names)
+        names.add(_as_in_url(config.admin.listen.host))
+    return frozenset(names)
+
+
+def _as_in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _end_in_any_case() -> None:

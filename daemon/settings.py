@@ -24,6 +24,7 @@ from daemon.token import make_token
 NEEDS_RESTART: Final = frozenset(
     {
         *("state_dir", "callback.listen", "callback.path", "provider.kind", "provider.base_url"),
+        *("callback.tls_certificate", "callback.tls_private_key"),
         *("download.directory", "download.file_mode", "download.directory_mode"),
         *("download.connect_timeout", "download.stall_timeout"),
         *("admin.socket", "admin.listen", "log.format"),

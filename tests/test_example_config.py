@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trustme
 
 from daemon.config import load
 from daemon.config.sections import KEYS
@@ -67,7 +68,12 @@ def test_every_key_stands_in_the_example() -> None:
     assert names_in(whole) == set(NAMES)
 
 
-@pytest.mark.parametrize("line", COMMENTED.findall(TEXT))
+def is_tls(line: str) -> bool:
+    """Tell whether a line sets a key that works only beside another."""
+    return line.startswith("tls_")
+
+
+@pytest.mark.parametrize("line", [one for one in COMMENTED.findall(TEXT) if not is_tls(one)])
 def test_every_commented_value_works(line: str, tmp_path: Path) -> None:
     """Taking the comment sign away gives a valid configuration without a warning."""
     for secret_file in re.findall(r'_file = "([a-z_]+)"', line):
@@ -80,6 +86,24 @@ def test_every_commented_value_works(line: str, tmp_path: Path) -> None:
     assert loaded.warnings == ()
     (name,) = names_in(uncomment(line)) - names_in(TEXT)
     assert loaded.origins[name.removesuffix("_file")] != "default"
+
+
+def test_the_commented_certificate_works_with_its_key(tmp_path: Path) -> None:
+    """Both comment signs together give a listener that speaks HTTPS."""
+    issued = trustme.CA().issue_cert("mv.example.com")
+    for chain in issued.cert_chain_pems:
+        chain.write_to_path(tmp_path / "fullchain.pem", append=True)
+    issued.private_key_pem.write_to_path(tmp_path / "privkey.pem")
+    (tmp_path / "privkey.pem").chmod(0o600)
+    text = TEXT
+    for line in filter(is_tls, COMMENTED.findall(TEXT)):
+        text = text.replace(f"# {line}", line)
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    loaded = load(path, HOME)
+    assert loaded.warnings == ()
+    assert loaded.config.callback.tls_certificate == tmp_path / "fullchain.pem"
+    assert loaded.config.callback.tls_private_key == tmp_path / "privkey.pem"
 
 
 @pytest.mark.parametrize("key", ["state_dir", "trust", "base_url"])

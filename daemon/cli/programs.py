@@ -30,7 +30,8 @@ def serve(invocation: Invocation) -> int:
     stream = ThreadedStream(sys.stdout)
     set_up_logs(level=section.level, form=section.format, secrets=secrets, stream=stream)
     try:
-        code: int = asyncio.run(run(loaded, invocation.environ))
+        # Never in debug mode, whatever PYTHONDEVMODE says: it puts tracebacks into answers.
+        code: int = asyncio.run(run(loaded, invocation.environ), debug=False)
     finally:
         stream.close()
     return code

@@ -47,7 +47,8 @@ def callback_url(invocation: Invocation) -> int:
     url = config.callback.public_url
     if url is None:
         listen = format_endpoint(config.callback.listen) or "localhost"
-        url = f"http://{listen}{config.callback.path}"
+        scheme = "https" if config.callback.tls_certificate else "http"
+        url = f"{scheme}://{listen}{config.callback.path}"
         click.echo(
             "warning: callback.public_url is not set, so this URL works on this machine only; "
             "the provider needs a public https address",

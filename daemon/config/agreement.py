@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from daemon.config.endpoints import TcpEndpoint, is_loopback
+from daemon.config.endpoints import TcpEndpoint, UnixEndpoint, is_loopback
 from daemon.config.sections import KEYS
 from daemon.config.units import format_duration
 
@@ -19,6 +19,7 @@ _ASCENDING = (
     ("poll.interval", "poll.max_interval"),
     ("download.retry_first", "download.retry_max"),
 )
+_TLS = ("callback.tls_certificate", "callback.tls_private_key")
 _GUESSABLE = ("callback.tokens", "callback.hmac_keys", "admin.token")
 
 
@@ -34,6 +35,9 @@ def find_conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...],
                 ("callback.trust", "provider.api_key"),
                 '"confirm" asks the provider: set provider.api_key too, or trust = "callback"',
             )
+    certificate, key = _TLS
+    if set(_TLS) <= values.keys() and (values[certificate] is None) != (values[key] is None):
+        yield _TLS, f"{certificate} and {key} go together: set both, or none behind a proxy"
     match values:
         case {"admin.listen": TcpEndpoint(host=host), "admin.token": None} if not is_loopback(host):
             yield (
@@ -54,6 +58,8 @@ def find_doubts(values: Mapping[str, Any]) -> Iterator[str]:
         secrets = values[name] if KEYS[name].listed else filter(None, [values[name]])
         if any(len(secret.reveal()) < SHORT_SECRET for secret in secrets):
             yield f"{name}: what is shorter than {SHORT_SECRET} characters can be guessed"
+    if values["callback.tls_certificate"] and isinstance(values["callback.listen"], UnixEndpoint):
+        yield "callback.tls_certificate: not used on a unix socket, whose proxy speaks TLS"
     public = urlsplit(values["callback.public_url"] or "")
     if public.scheme == "http" and not is_loopback(public.hostname or ""):
         yield "callback.public_url: without https anyone on the way can read the token"

@@ -86,6 +86,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
         draft.take(name, key, (in_environment, in_file))
     draft.fill()
     draft.compare()
+    draft.check_tls()
     if draft.mistakes:
         raise ConfigError(draft.mistakes, path)
     inline = [name for name in in_file if name in KEYS and KEYS[name].secret]
@@ -154,6 +155,22 @@ class _Draft:
             given = next(self.given[name] for name in keys if name in self.given)
             self.mistakes.append(given.mistake(message))
 
+    def check_tls(self) -> None:
+        """Report a certificate or a key that cannot be served with."""
+        names = ("callback.tls_certificate", "callback.tls_private_key")
+        certificate, private_key = (self.values.get(name) for name in names)
+        if certificate is None or private_key is None:
+            return
+        from daemon.config.tls import load_tls  # noqa: PLC0415 - most go without, and start faster
+
+        given = self.given[names[1]]
+        try:
+            load_tls(certificate, private_key)
+            if open_to(private_key) == "everyone":
+                self.mistakes.append(given.mistake(_exposed(private_key)))
+        except ValueError as wrong:
+            self.mistakes.append(given.mistake(str(wrong)))
+
     def _choose(self, name: str, key: Key, layers: Iterable[Mapping[str, Given]]) -> Given | None:
         for layer in layers:
             value, twin = layer.get(name), layer.get(f"{name}_file")
@@ -175,7 +192,7 @@ class _Draft:
         secret = _read_secret(path, key)
         match open_to(path):
             case "everyone":
-                raise ValueError(f"{path}: everyone can read or change it; run chmod 600 {path}")
+                raise ValueError(_exposed(path))
             case "its group":
                 self.warnings.append(f"{given.key}: the group of {path} can read or change it")
         return secret, str(path)
@@ -193,6 +210,10 @@ class _Draft:
             case Path():
                 return self.base / value
         return value
+
+
+def _exposed(path: Path) -> str:
+    return f"{path}: everyone can read or change it; run chmod 600 {path}"
 
 
 def _interpret(given: Given, spelling: Spelling) -> Any:

@@ -93,6 +93,8 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     # Long enough for a person to mend an API key, short against the days a provider keeps a file.
     trust_link_after: Interval = timedelta(hours=6)
     trusted_proxies: Annotated[tuple[Network, ...], each(text(parse_network))] = LOOPBACK
+    tls_certificate: Annotated[Path | None, PATH] = None
+    tls_private_key: Annotated[Path | None, PATH] = None
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):

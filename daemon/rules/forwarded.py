@@ -31,6 +31,14 @@ def find_client(peer: str, forwarded: Sequence[str], trusted: Sequence[Network])
     return entries[0]
 
 
+def group_client(address: str) -> str:
+    """Return whom an address stands for: an IPv6 host is given 2**64 of them (RFC 6177)."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((int(parsed), 64), strict=False))
+    return address if parsed is None else str(parsed)
+
+
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     parsed = _parse(address)
     return parsed is not None and any(

@@ -1,6 +1,7 @@
 """Values that are right alone are also right together, or it is said."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ SOUND: dict[str, Any] = {
     "callback.tokens": (),
     "callback.hmac_keys": (),
     "callback.public_url": None,
+    "callback.tls_certificate": None,
+    "callback.tls_private_key": None,
     "provider.api_key": None,
     "poll.interval": SHORT,
     "poll.max_interval": SHORT,
@@ -38,6 +41,10 @@ SOUND: dict[str, Any] = {
         ({"download.retry_first": LONG}, ("download.retry_first", "download.retry_max")),
         ({"callback.trust": "confirm"}, ("callback.trust", "provider.api_key")),
         ({"admin.listen": ANYWHERE}, ("admin.listen", "admin.token")),
+        (
+            {"callback.tls_certificate": Path("c.pem")},
+            ("callback.tls_certificate", "callback.tls_private_key"),
+        ),
         (
             {"admin.listen": LOOPBACK, "callback.listen": LOOPBACK},
             ("admin.listen", "callback.listen"),

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
             "unknown key; did you mean poll.max_interval?",
         ),
         ("[callback]\napi_key = 1", "callback.api_key", 2, "unknown key; did you mean provider"),
-        ("[callback]\ntls_certificate = 1", "callback.tls_certificate", 2, "unknown key"),
+        ("[callback]\ntls_versions = 1", "callback.tls_versions", 2, "unknown key"),
         ('"a\\u001b" = 1', '"a\\u001b"', 1, "unknown key"),
         ('"provider.api_key" = "x"', '"provider.api_key"', 1, "unknown key"),
         ("[download.x]\ny = 1", "download.x", 1, "unknown key"),

@@ -327,7 +327,11 @@ async def test_nobody_there_is_told_apart_from_a_refusal(tmp_path: Path) -> None
 
 
 async def _tcp(office: Office, token: str | None) -> tuple[web.AppRunner, str]:
-    guard = guard_tcp(lambda: frozenset({"127.0.0.1", "[::1]", "box.example"}), lambda: token)
+    guard = guard_tcp(
+        lambda: frozenset({"127.0.0.1", "[::1]"}),
+        lambda: frozenset({"box.example"}),
+        lambda: token,
+    )
     runner = private_runner(admin_app(office, guard))
     return runner, await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o600)
 
@@ -346,7 +350,8 @@ async def _tcp(office: Office, token: str | None) -> tuple[web.AppRunner, str]:
         ({"Authorization": "Bearer secret-token", "Host": "evil.example"}, 421),
         ({"Authorization": "Bearer secret-token", "Host": "127.0.0.1.evil.example"}, 421),
         ({"Authorization": "Bearer secret-token", "Host": "BOX.example:99"}, 200),
-        ({"Authorization": "Bearer secret-token", "Host": "[::1]:99"}, 200),
+        ({"Authorization": "Bearer secret-token", "Host": "[::1]:99"}, 421),
+        ({"Authorization": "Bearer secret-token", "Host": "[::1]"}, 200),
         ({"Authorization": "Bearer secret-token", "Host": "[::2]:99"}, 421),
     ],
 )

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from daemon.callback import CLIENTS_LIMIT, Intake, Receiver, Strikes, callback_app
+from daemon.callback import Intake, Receiver, callback_app
 from daemon.config.loader import load
 from daemon.config.sections import TcpEndpoint
 from daemon.listeners import close, listen, public_runner
 from daemon.outbound import post_session
 from daemon.rules.notice import sign
 from daemon.store import Store, open_store
+from daemon.strikes import CLIENTS_LIMIT, Strikes
 
 TOKEN = "a-token-of-this-test"
 LINK = "https://files.example.com/v.mp4"

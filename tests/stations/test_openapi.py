@@ -27,6 +27,7 @@ from daemon.simulator.faults import ApiFaults
 from daemon.simulator.music import UNKNOWN_MUSIC
 from daemon.simulator.simulator import Simulator
 from daemon.store import Store
+from daemon.strikes import STRIKES_LIMIT
 from daemon.submitter import Submitter
 from daemon.views import ProblemView
 from tests.stations.holding import hold
@@ -183,7 +184,7 @@ async def call(
             ring=lambda: None,
             answered_at=lambda: None,
         )
-        guard = guard_tcp(lambda: frozenset({"127.0.0.1"}), lambda: "token")
+        guard = guard_tcp(lambda: frozenset({"127.0.0.1"}), frozenset, lambda: "token")
         runner = private_runner(admin_app(office, guard))
         url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o600)
         sending = asyncio.create_task(submitter.run(first=True))
@@ -275,6 +276,8 @@ async def test_every_answer_is_as_the_document_says(
         names = {"task_id": "new", "held_id": held.id}
         await call(method, path, 401, headers={"Authorization": ""}, **names)
         await call(method, path, 421, headers={"Host": "evil.example"}, **names)
+        await call(method, path, 413, b" " * (BODY_LIMIT_BYTES + 1), **names)
+        await call(method, path, 415, b" ", headers={"Content-Encoding": "gzip"}, **names)
         if method == "POST":
             await call(method, path, 403, headers={"Sec-Fetch-Site": "cross-site"}, **names)
     await break_ledger(broken=True)
@@ -282,10 +285,21 @@ async def test_every_answer_is_as_the_document_says(
         body = {"task_ids": ["new"]} if (method, path) == ("POST", tasks) else None
         await call(method, path, 503, body, task_id="new", held_id=held.id)
     await break_ledger(broken=False)
+    for _ in range(STRIKES_LIMIT):
+        await call("GET", tasks, 401, headers={"Authorization": "Bearer wrong"})
+    for method, path in OPERATIONS:
+        names = {"task_id": "new", "held_id": held.id}
+        await call(method, path, 429, headers={"Authorization": "Bearer wrong"}, **names)
     told = {
         (method, path, int(status))
         for (method, path), operation in OPERATIONS.items()
         for status in operation["responses"]
     }
-    # The socket refuses other users' GET with 403; TCP refuses pages, which do not GET.
-    assert told - heard == {(method, path, 403) for method, path in OPERATIONS if method == "GET"}
+    # The socket refuses other users' GET with 403; TCP refuses pages, which do not GET. A slow body
+    # takes its time, and has a test of its own.
+    assert told - heard == {
+        (method, path, status)
+        for method, path in OPERATIONS
+        for status in (403, 408)
+        if status == 408 or method == "GET"
+    }

@@ -1,0 +1,143 @@
+"""The connections of one listener: how many there may be, who gives way, what garbage is told.
+
+Rule: a stranger costs a bounded amount of memory. In a crowd those who send nothing give way, the
+longest silent first, so that a flood of idle connections shuts nobody out; who is being answered
+stays. No answer says what software gave it.
+"""
+
+# mypy: disable-error-code="explicit-override"
+# typing.override came with Python 3.12.
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from daemon.strikes import Strikes
+
+SERVER: Final = "suno-videod"
+HANDSHAKE_SECONDS: Final = 5.0
+"""For TLS; asyncio's own default is a minute."""
+PATIENCE_SECONDS: Final = 2.0
+"""Nobody gives way before that: of a burst of callbacks most are connected and not read yet."""
+
+_log = structlog.get_logger()
+
+
+class Connections:
+    """The connections of one listener; `protocol` is what asyncio's servers call for each.
+
+    Beyond `crowd` connections the longest silent one is closed for each that comes, and beyond
+    `most` there is no room for any more. `limits` go to aiohttp's request handler.
+    """
+
+    def __init__(self, crowd: int, most: int, **limits: Any) -> None:
+        self._crowd = crowd
+        self._most = most
+        self._limits = limits
+        self.garbled = Strikes(time.monotonic)
+        self._coming: set[asyncio.BaseProtocol] = set()
+        self._open: set[_Connection] = set()
+        self._silent: dict[_Connection, float] = {}
+
+    def protocol(self, server: web.Server) -> asyncio.BaseProtocol:
+        """Make the protocol of a connection that was just accepted."""
+        loop = asyncio.get_running_loop()
+        if len(self._open) + len(self._coming) >= self._most:
+            return _TurnedAway()
+        if len(self._open) >= self._crowd:
+            self._make_room(loop.time() - PATIENCE_SECONDS)
+        connection = _Connection(self, server, loop=loop, **self._limits)
+        # One that fails in its TLS handshake is never heard of again.
+        self._coming.add(connection)
+        loop.call_later(HANDSHAKE_SECONDS + 1, self._coming.discard, connection)
+        return connection
+
+    def _make_room(self, before: float) -> None:
+        """Close the connection that has been silent for longest, if it is since `before`."""
+        longest = next(iter(self._silent), None)
+        if longest is not None and self._silent[longest] <= before:
+            self.remove(longest)
+            longest.force_close()
+
+    def add(self, connection: "_Connection") -> None:
+        """Count a connection that stands."""
+        self._coming.discard(connection)
+        self._open.add(connection)
+        self._silent[connection] = asyncio.get_running_loop().time()
+
+    def remove(self, connection: "_Connection") -> None:
+        """Forget a connection that ended."""
+        self._open.discard(connection)
+        self._silent.pop(connection, None)
+
+    @contextmanager
+    def answering(self, request: web.Request) -> Iterator[None]:
+        """Let nobody close the connection of this request for somebody else."""
+        connection = request.protocol
+        assert isinstance(connection, _Connection)  # noqa: S101 - `protocol` makes no other
+        self._silent.pop(connection, None)
+        try:
+            yield
+        finally:
+            if connection in self._open:
+                self._silent[connection] = asyncio.get_running_loop().time()
+
+
+class _Connection(web.RequestHandler):
+    """One connection: aiohttp's, counted, and with answers of ours to what it cannot parse."""
+
+    def __init__(self, connections: Connections, server: web.Server, **limits: Any) -> None:
+        super().__init__(server, access_log=None, **limits)  # type: ignore[arg-type] # no log at all
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.remove(self)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - the parser's words hold the line it met
+    ) -> web.StreamResponse:
+        """Answer what no handler answered; aiohttp's own answer carries its name and version.
+
+        Raises:
+            ConnectionError: an answer is half sent.
+        """
+        client = request.remote or ""
+        if isinstance(exc, HttpProcessingError):
+            # Scanners send such things all day, and the line of the request may hold a token.
+            if not self._connections.garbled.count(client):
+                _log.info("http.malformed", remote=client, why=type(exc).__name__)
+        else:
+            _log.error("http.failed", remote=client, status=status, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("half of an answer was sent already")
+        response = web.Response(status=status, headers={"Server": SERVER})
+        response.force_close()
+        return response
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection for which there is no room."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
+        transport.abort()
+
+
+async def hide_software(_: web.Request, response: web.StreamResponse) -> None:
+    """Name no library and no version; for `on_response_prepare`."""
+    response.headers["Server"] = SERVER
