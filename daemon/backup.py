@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.disk import sync_directory
+from daemon.folder import sync_directory
 from daemon.inspection import LEDGER_NAME, decode, find_bad_row, inspect_at_rest, read_only
 from daemon.restoration import BACKUP_ID
 

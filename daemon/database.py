@@ -18,7 +18,7 @@ from typing import Final
 import aiosqlite
 
 from daemon.ballast import Ballast
-from daemon.disk import sync_directory
+from daemon.folder import sync_directory
 from daemon.inspection import (
     LEDGER_NAME,
     WAY_OUT,

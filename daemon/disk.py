@@ -18,6 +18,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from daemon.folder import (
+    exists,
+    holds,
+    open_folder,
+    open_own_folder,
+    open_to_read,
+    set_mode,
+    sync_directory,
+)
 from daemon.rules.failure import Hindered, Reason, Spoiled
 from daemon.rules.filename import name_beside
 from daemon.rules.mp4 import Film, inspect
@@ -135,7 +144,9 @@ class Disk:
                 path.mkdir(parents=True)
             except FileExistsError:
                 continue
-            _set_mode(path, mode)
+            # Where modes cannot be set, as on exFAT, whoever mounted it has set them.
+            with suppress(PermissionError):
+                path.chmod(mode)
             sync_directory(path.parent)
 
     def partial(self, name: str) -> Path:
@@ -167,10 +178,10 @@ class Disk:
         return await self.run(self._choose_path, name, sha256)
 
     def _choose_path(self, name: str, sha256: str) -> Path:
-        path = self.directory / name
-        while os.path.lexists(path) and not _holds(path, sha256):
-            path = self.directory / name_beside(path.name, sha256)
-        return path
+        with open_folder(self.directory) as folder:
+            while exists(folder, name) and not holds(folder, name, sha256):
+                name = name_beside(name, sha256)
+        return self.directory / name
 
     async def publish(self, part: Path, path: Path, sha256: str) -> bool:
         """Give a verified partial file its final name, durably and without clobbering.
@@ -183,29 +194,38 @@ class Disk:
         return await self.run(self._publish, part, path, sha256)
 
     def _publish(self, part: Path, path: Path, sha256: str) -> bool:
-        if _holds(part, sha256):
-            _set_mode(part, self._file_mode)
-            try:
-                os.link(part, path, follow_symlinks=False)
-            except FileExistsError:
-                if not _holds(path, sha256):
-                    raise
-            except OSError as error:
-                if error.errno not in _WITHOUT_LINKS:
-                    raise
-                if os.path.lexists(path) and not _holds(path, sha256):
-                    raise FileExistsError(errno.EEXIST, "taken", str(path)) from None
-                part.rename(path)
-            part.unlink(missing_ok=True)
-        elif not _holds(path, sha256):
-            return False
-        sync_directory(path.parent)
-        sync_directory(part.parent)
-        return True
+        with open_folder(path.parent) as folder, open_own_folder(part.parent) as partials:
+            if holds(partials, part.name, sha256):
+                set_mode(partials, part.name, self._file_mode)
+                self._rename(partials, part.name, folder, path.name, sha256)
+            elif not holds(folder, path.name, sha256):
+                return False
+            os.fsync(folder)
+            os.fsync(partials)
+            return True
+
+    def _rename(self, partials: int, part: str, folder: int, name: str, sha256: str) -> None:
+        try:
+            os.link(part, name, src_dir_fd=partials, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            if not holds(folder, name, sha256):
+                raise
+        except OSError as error:
+            if error.errno not in _WITHOUT_LINKS:
+                raise
+            if exists(folder, name) and not holds(folder, name, sha256):
+                raise FileExistsError(errno.EEXIST, "taken", name) from None
+            os.rename(part, name, src_dir_fd=partials, dst_dir_fd=folder)
+        with suppress(FileNotFoundError):
+            os.unlink(part, dir_fd=partials)
 
 
 def _examine(path: Path, size_bytes: int) -> tuple[str, Film]:
-    with path.open("rb", buffering=0) as file:
+    with open_own_folder(path.parent) as partials:
+        descriptor = open_to_read(partials, path.name)
+    if descriptor is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         sync_or_remove(os.fsync, file.fileno(), path)
         found = os.fstat(file.fileno()).st_size
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -233,31 +253,6 @@ def sync_or_remove(sync: Callable[[int], None], descriptor: int, path: Path) -> 
         raise
 
 
-def _set_mode(path: Path, mode: int) -> None:
-    # Where modes cannot be set, as on exFAT, whoever mounted it has set them.
-    with suppress(PermissionError):
-        path.chmod(mode)
-
-
-def _holds(path: Path, sha256: str) -> bool:
-    """Say whether a plain file with this content is there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        # A link, a socket, or a file that somebody else keeps to himself: none is ours.
-        foreign = error.errno == errno.EACCES and os.path.lexists(path)
-        if foreign or error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
-            return False
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return False
-        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    finally:
-        os.close(descriptor)
-
-
 def _has(path: Path, size_bytes: int | None) -> bool:
     try:
         found = path.lstat()
@@ -265,12 +260,3 @@ def _has(path: Path, size_bytes: int | None) -> bool:
         # Trouble of the disk proves nothing; a place that we may not see holds no file of ours.
         return error.errno in _PASSING
     return stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a folder durable: syncing a file does not cover its name, says fsync(2)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

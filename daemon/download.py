@@ -54,6 +54,8 @@ HOPS: Final = 20
 """Answers that one attempt may wait for: redirects, restarts, a probe."""
 RESTARTS: Final = 2
 """How often one attempt starts over because the host serves another version."""
+SEEN_HOSTS_LIMIT: Final = 1_000
+"""The ledger knows them all; these need not be asked for again."""
 
 _log = structlog.get_logger()
 
@@ -81,6 +83,7 @@ class Downloader:
         self._section = section
         self._min_free_bytes = min_free_bytes
         self._now = now
+        self._seen_hosts: set[str] = set()
 
     async def fetch(self, task: Task) -> Task:
         """`wanted`: fetch what is missing, verify it, commit `verified`.
@@ -232,10 +235,21 @@ class Downloader:
                 await part.reset()
             part.total_bytes, part.validator = offer.total_bytes, offer.validator
             await self._check_room(part, 0)
+            await self._note_host(response.url.raw_host or "")
             if offer.total_bytes is None and not offer.framed:
                 part.total_bytes = await self._probe_total(task)
             await self._receive(response, offer, part)
         await self._check_end(task, offer, part)
+
+    async def _note_host(self, host: str) -> None:
+        """Say when videos begin to come from somewhere else: nobody documents from where."""
+        if host in self._seen_hosts:
+            return
+        if await self._store.sightings.note(host, self._now()):
+            _log.info("host.first_seen", host=host)
+        if len(self._seen_hosts) == SEEN_HOSTS_LIMIT:
+            self._seen_hosts.clear()
+        self._seen_hosts.add(host)
 
     async def _receive(self, response: ClientResponse, offer: Offer, part: Partial) -> None:
         position, overlap_end = offer.start, part.end

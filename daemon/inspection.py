@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from daemon.disk import sync_directory
+from daemon.folder import sync_directory
 from daemon.lock import InUse, Lock, StoreRefused, take_lock
 from daemon.restoration import BACKUP_ID
 from daemon.schema import MIGRATIONS

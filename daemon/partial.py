@@ -5,7 +5,6 @@ fetch again what is already there. What the record says beyond the end of the fi
 """
 
 import os
-import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import aiofiles
 
 from daemon.disk import Disk, own_disk, sync_or_remove, undisturbed
+from daemon.folder import open_own_file, open_own_folder
 from daemon.rules.failure import Hindered
 from daemon.rules.spans import Spans
 
@@ -116,7 +116,6 @@ async def open_partial(
 
     On the way out, also after a failure or a cancellation, what was written is synced and recorded.
     """
-    await disk.run(_check, path)
     async with AsyncExitStack() as stack:
         with own_disk():
             file = await undisturbed(_open(disk, path, stack))
@@ -135,16 +134,6 @@ async def open_partial(
             await undisturbed(partial.sync())
 
 
-def _check(path: Path) -> None:
-    """Remove what is not a plain file of ours: a second name would be overwritten with it."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-        path.unlink()
-
-
 async def _open(disk: Disk, path: Path, stack: AsyncExitStack) -> "AsyncFileIO":
     """Open the file; `stack` closes it, also when nobody waits for it any more."""
     file = await aiofiles.open(path, "r+b", buffering=0, opener=_create, executor=disk.pool)
@@ -156,5 +145,6 @@ async def _close(file: "AsyncFileIO") -> None:
     await undisturbed(file.close())
 
 
-def _create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _create(path: str, _: int) -> int:
+    with open_own_folder(Path(path).parent) as folder:
+        return open_own_file(folder, Path(path).name)

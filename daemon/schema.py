@@ -273,5 +273,14 @@ _THIRD = (
     """,
 )
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD)
+_FOURTH = (
+    """
+    CREATE TABLE file_host (
+        name TEXT PRIMARY KEY,
+        first_seen_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """`PRAGMA user_version` is the number of steps that a file has seen."""

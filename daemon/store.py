@@ -6,8 +6,7 @@ returns rows goes through `execute_fetchall`, for only the fetch ends it. Every 
 looked up in the transition table inside the statement that makes it, and a trigger writes the
 history in the same transaction.
 
-`synchronous=FULL`: in WAL mode NORMAL may lose what was acknowledged when the power fails
-(https://www.sqlite.org/pragma.html#pragma_synchronous).
+`synchronous=FULL`: NORMAL may lose what was acknowledged (https://www.sqlite.org/pragma.html).
 """
 
 import asyncio
@@ -35,6 +34,7 @@ from daemon.rules.schedule import HOUR
 from daemon.rules.task import COLUMNS, Due, Move, Step, Task, Tidings
 from daemon.rules.verdict import Verdict
 from daemon.schema import MIGRATIONS
+from daemon.sightings import Sightings
 from daemon.statements import ADOPT, ALL, RECEIVE, STEPPING
 
 NEAR_MS: Final = 24 * HOUR
@@ -45,8 +45,7 @@ _log = structlog.get_logger()
 class StoreFailed(Exception):
     """A statement did not commit. Nothing of it happened, nothing may be acknowledged.
 
-    `fatal` says whether the process must end; otherwise (a full disk, a lock) the same statement
-    may succeed later.
+    `fatal` says whether the process must end; else (a full disk, a lock) it may succeed later.
     """
 
     def __init__(self, message: str, *, fatal: bool = False) -> None:
@@ -89,6 +88,7 @@ class Store:
         self._failing = False
         self._broken = asyncio.Event()
         self.balances = Balances(self._fetch)
+        self.sightings = Sightings(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
         self.due_times = DueTimes(self._fetch)

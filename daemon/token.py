@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from daemon.disk import sync_directory
+from daemon.folder import sync_directory
 from daemon.lock import StoreRefused
 
 TOKEN_BYTES = 24

@@ -58,7 +58,7 @@ DEFECTS: Final = (
         "the folder is not synced after the rename",
         (
             "disk.py",
-            "        sync_directory(path.parent)\n        sync_directory(part.parent)\n",
+            "            os.fsync(folder)\n            os.fsync(partials)\n",
             "",
         ),
     ),
@@ -306,8 +306,9 @@ DEFECTS: Final = (
     _defect(
         "a file that is there already is overwritten",
         "disk.py",
-        "                os.link(part, path, follow_symlinks=False)\n",
-        "                os.replace(part, path)\n",
+        "            os.link(part, name, src_dir_fd=partials, dst_dir_fd=folder, "
+        "follow_symlinks=False)\n",
+        "            os.replace(part, name, src_dir_fd=partials, dst_dir_fd=folder)\n",
         "stations/test_disk.py",
         "stations/test_download_publish.py",
     ),

@@ -232,7 +232,8 @@ WATCHED = {"open", "os.chmod", "os.link", "os.remove", "os.rename", "os.truncate
 
 def die_sometime(event, arguments):
     global left
-    if event in WATCHED and str(home / "videos") in str(arguments[0]):
+    ours = event != "open" or any(word in str(arguments[0]) for word in (".part", ".mp4", "videos"))
+    if event in WATCHED and ours:
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

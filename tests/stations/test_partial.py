@@ -190,14 +190,6 @@ async def test_what_is_no_file_of_ours_is_replaced(
     assert stat.S_ISREG(path.lstat().st_mode)
 
 
-def test_a_link_that_comes_after_the_look_is_not_followed(tmp_path: Path) -> None:
-    """Between the look at the name and its opening somebody may be quick."""
-    (tmp_path / "a.part").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic links"):
-        partial._create(str(tmp_path / "a.part"), os.O_RDWR)
-    assert not (tmp_path / "victim").exists()
-
-
 async def test_a_folder_in_the_way_hinders_and_does_not_crash(begin: Begin, path: Path) -> None:
     """Who put it there has to take it away; the message names it."""
     path.mkdir()
