@@ -25,14 +25,16 @@ AT_ONCE = 8
 """Questions on their way at the same time: at 100 a second and 80 ms each, eight keep the pace."""
 LONGEST_WAIT_MS = 30_000
 CREDITS_EVERY_MS = 6 * HOUR
+_FRESHEST, _KNOWN, _TURNS = 1, 2, 3
 
 _log = structlog.get_logger()
 
 
 class Poller:
-    """Asks about due tasks, the longest overdue and the freshest in turn.
+    """Asks about due tasks: the longest overdue, the freshest, the known, in turn.
 
-    In turn, so that a callback of this minute need not wait behind thousands of tracked ids.
+    In turn, so that a callback of this minute need not wait behind thousands of tracked ids, nor
+    a task of the owner's behind thousands of callbacks that somebody made up.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Poller:
         self._bell = bell
         self._ring_downloads = ring_downloads
         self._asking: set[int] = set()
-        self._freshest = False
+        self._turn = 0
 
     async def run(self) -> None:
         """Ask for ever."""
@@ -79,14 +81,16 @@ class Poller:
             await sleep_until(heard, (LONGEST_WAIT_MS if due_at is None else due_at - now) / 1000)
 
     async def _take(self) -> Task | None:
-        self._freshest = not self._freshest
+        self._turn = (self._turn + 1) % _TURNS
         task = await self._pick(self._now())
         if task is not None:
             self._asking.add(task.id)
         return task
 
     async def _pick(self, now: int) -> Task | None:
-        due = await self._store.due_questions(now, AT_ONCE + 1, freshest=self._freshest)
+        due = await self._store.due_questions(
+            now, AT_ONCE + 1, freshest=self._turn == _FRESHEST, known=self._turn == _KNOWN
+        )
         return next((task for task in due if task.id not in self._asking), None)
 
     async def _ask(self, task: Task) -> None:

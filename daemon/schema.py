@@ -280,6 +280,10 @@ _FOURTH = (
         first_seen_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
+    """
+    CREATE INDEX task_to_ask_known ON task (ask_at)
+    WHERE ask_at IS NOT NULL AND source <> 'callback'
+    """,
 )
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)

@@ -260,16 +260,16 @@ class Store:
         )
         return [Due(*row) for row in rows]
 
-    async def due_questions(self, now: int, limit: int, *, freshest: bool) -> list[Task]:
-        """Return tasks that the provider should be asked about, the longest overdue first.
+    async def due_questions(
+        self, now: int, limit: int, *, freshest: bool, known: bool = False
+    ) -> list[Task]:
+        """Return tasks to ask about, the longest overdue first.
 
-        Or the `freshest`: what a callback has just spoken of, or nobody has asked about yet; what
-        was asked in vain half a minute ago is no fresher than the rest.
+        Before them the `freshest`, or the `known`, which nobody can make up who has the token.
         """
-        due = "ask_at <= ? AND forgotten_at IS NULL ORDER BY ask_at"
-        page = (now, limit)
-        new = f"WHERE ask_pause_ms = 0 AND {due} DESC LIMIT ?"
-        first = await self._tasks(new, page) if freshest else []
+        due, page = "ask_at <= ? AND forgotten_at IS NULL ORDER BY ask_at", (now, limit)
+        lane = f"source <> 'callback' AND {due}" if known else f"ask_pause_ms = 0 AND {due} DESC"
+        first = await self._tasks(f"WHERE {lane} LIMIT ?", page) if freshest or known else []
         if len(first) < limit:
             first += await self._tasks(f"WHERE {due} ASC LIMIT ?", page)
         return first[:limit]

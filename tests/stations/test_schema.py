@@ -109,6 +109,7 @@ async def test_text_in_a_column_of_numbers_is_refused(store: Store) -> None:
     "query",
     [
         "SELECT * FROM task WHERE ask_at <= 1 ORDER BY ask_at LIMIT 9",
+        "SELECT * FROM task WHERE source <> 'callback' AND ask_at <= 1 ORDER BY ask_at LIMIT 9",
         "SELECT min(ask_at) FROM task WHERE ask_at IS NOT NULL",
         "SELECT min(fetch_at) FROM task WHERE state IN ('wanted', 'verified', 'stored')",
         "SELECT * FROM task WHERE state = 'expected' AND hint_at <= 1",

@@ -79,6 +79,18 @@ async def test_the_longest_overdue_question_comes_first(store: Store, plant: Pla
     assert await questions(store, freshest=True, limit=2) == ["now", "b"]
 
 
+async def test_made_up_callbacks_do_not_hide_what_the_owner_asked_for(
+    store: Store, plant: Plant
+) -> None:
+    """Who has learned the token can put any number of ids in front, but none of these."""
+    for number in range(5):
+        await plant(f"forged{number}", source="callback", ask_at=NOW - 9)
+    await plant("tracked", source="track", ask_at=NOW - 2)
+    await plant("sent", source="gateway", ask_at=NOW - 3)
+    due = await store.due_questions(NOW, 3, freshest=False, known=True)
+    assert [task.task_id for task in due] == ["sent", "tracked", "forged0"]
+
+
 async def test_what_was_asked_in_vain_is_no_fresher_than_the_rest(
     store: Store, plant: Plant
 ) -> None:
