@@ -245,10 +245,16 @@ def _is_genuine(request: web.Request, receiver: Receiver, task_id: str | None, n
     return task_id is not None and check_signature(
         keys,
         task_id,
-        request.headers.get("X-Webhook-Timestamp"),
-        request.headers.get("X-Webhook-Signature"),
+        _only(request, "X-Webhook-Timestamp"),
+        _only(request, "X-Webhook-Signature"),
         now / 1000,
     )
+
+
+def _only(request: web.Request, name: str) -> str | None:
+    """Return a header that came once: of two, nobody can say which one was meant."""
+    values = request.headers.getall(name, ())
+    return values[0] if len(values) == 1 else None
 
 
 def _refuse(status: int, headers: dict[str, str] | None = None) -> web.Response:

@@ -9,6 +9,7 @@ stays. No answer says what software gave it.
 # typing.override came with Python 3.12.
 
 import asyncio
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class Connections:
         self._open: set[_Connection] = set()
         self._silent: dict[_Connection, float] = {}
 
-    def protocol(self, server: web.Server) -> asyncio.BaseProtocol:
+    def protocol(self, server: web.Server, tls: ssl.SSLContext | None) -> asyncio.BaseProtocol:
         """Make the protocol of a connection that was just accepted."""
         loop = asyncio.get_running_loop()
         if len(self._open) + len(self._coming) >= self._most:
@@ -53,10 +54,8 @@ class Connections:
         if len(self._open) >= self._crowd:
             self._make_room(loop.time() - PATIENCE_SECONDS)
         connection = _Connection(self, server, loop=loop, **self._limits)
-        # One that fails in its TLS handshake is never heard of again.
         self._coming.add(connection)
-        loop.call_later(HANDSHAKE_SECONDS + 1, self._coming.discard, connection)
-        return connection
+        return connection if tls is None else _Handshake(connection, tls)
 
     def _make_room(self, before: float) -> None:
         """Close the connection that has been silent for longest, if it is since `before`."""
@@ -72,7 +71,8 @@ class Connections:
         self._silent[connection] = asyncio.get_running_loop().time()
 
     def remove(self, connection: "_Connection") -> None:
-        """Forget a connection that ended."""
+        """Forget a connection that ended, or never came about."""
+        self._coming.discard(connection)
         self._open.discard(connection)
         self._silent.pop(connection, None)
 
@@ -100,8 +100,12 @@ class _Connection(web.RequestHandler):
         self._connections.add(self)
         super().connection_made(transport)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def remove(self) -> None:
+        """Give the place free."""
         self._connections.remove(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.remove()
         super().connection_lost(exc)
 
     def handle_error(
@@ -128,6 +132,50 @@ class _Connection(web.RequestHandler):
         response = web.Response(status=status, headers={"Server": SERVER})
         response.force_close()
         return response
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection that is to speak TLS first.
+
+    asyncio's own TLS servers hand a connection over after its handshake, and nobody could count
+    those that hang in it.
+    """
+
+    def __init__(self, connection: _Connection, tls: ssl.SSLContext) -> None:
+        self._connection = connection
+        self._tls = tls
+        self._early = bytearray()
+        self._lost = False
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
+        transport.pause_reading()
+        self._task = asyncio.get_running_loop().create_task(self._shake(transport))
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data
+
+    def connection_lost(self, _: BaseException | None) -> None:
+        self._lost = True
+
+    async def _shake(self, transport: asyncio.Transport) -> None:
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                *(transport, self, self._tls),
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+        except OSError:
+            secured = None
+        if secured is None or self._lost:
+            self._connection.remove()
+            transport.abort()
+            return
+        secured.set_protocol(self._connection)
+        self._connection.connection_made(secured)
+        if self._early:
+            self._connection.data_received(bytes(self._early))
 
 
 class _TurnedAway(asyncio.Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from daemon.config.sections import Endpoint, TcpEndpoint
-from daemon.connections import HANDSHAKE_SECONDS, Connections
+from daemon.connections import Connections
 
 BACKLOG = 4096
 CROWD = 512
@@ -138,7 +138,7 @@ async def listen(
     """
     if isinstance(endpoint, TcpEndpoint):
         return await _listen_tcp(runner, endpoint, tls)
-    path, protocol = endpoint.path, await _open(runner)
+    path, protocol = endpoint.path, await _open(runner, None)
     loop = asyncio.get_running_loop()
     try:
         server = await loop.create_unix_server(protocol, path, backlog=BACKLOG)
@@ -152,10 +152,10 @@ async def listen(
 async def _listen_tcp(
     runner: web.AppRunner, endpoint: TcpEndpoint, tls: ssl.SSLContext | None
 ) -> str:
-    shown, protocol = _show(endpoint.host), await _open(runner)
+    shown, protocol = _show(endpoint.host), await _open(runner, tls)
     try:
         server = await asyncio.get_running_loop().create_server(
-            protocol, endpoint.host, endpoint.port, backlog=BACKLOG, **_secured(tls)
+            protocol, endpoint.host, endpoint.port, backlog=BACKLOG
         )
     except OSError as error:
         raise ListenFailed(f"{shown}:{endpoint.port}: {error.strerror or error}") from error
@@ -175,7 +175,7 @@ async def listen_on(
         tls = None
     # asyncio calls listen() once more, and a smaller backlog would shrink the queue.
     server = await asyncio.get_running_loop().create_server(
-        await _open(runner), sock=passed, backlog=BACKLOG, **_secured(tls)
+        await _open(runner, tls), sock=passed, backlog=BACKLOG
     )
     runner.app[_DOOR].servers.append(server)
     address = passed.getsockname()
@@ -186,17 +186,15 @@ async def listen_on(
     return f"{_scheme(tls)}://{_show(address[0])}:{address[1]}"
 
 
-async def _open(runner: web.AppRunner) -> Callable[[], asyncio.BaseProtocol]:
+async def _open(
+    runner: web.AppRunner, tls: ssl.SSLContext | None
+) -> Callable[[], asyncio.BaseProtocol]:
     """Start the application if it was not, and return what makes its connections."""
     if runner.server is None:
         await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101 - setup() makes it
-    return lambda: runner.app[_DOOR].connections.protocol(server)
-
-
-def _secured(tls: ssl.SSLContext | None) -> dict[str, Any]:
-    return {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
+    return lambda: runner.app[_DOOR].connections.protocol(server, tls)
 
 
 def _scheme(tls: ssl.SSLContext | None) -> str:
