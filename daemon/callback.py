@@ -8,7 +8,7 @@ provider's retries still count. Bad input never gives a 5xx, and nothing redirec
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ from aiohttp import web
 
 from daemon.config.sections import Callback
 from daemon.connections import hide_software
+from daemon.logs import mask
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
 from daemon.rules.redaction import escape_control
@@ -195,6 +196,7 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
     now = receiver.now()
     try:
         notice, unreadable = read_callback(body), None
+        notice = replace(notice, message=mask(notice.message))
         signed_id: str | None = notice.task_id
     except Unreadable as failure:
         notice, unreadable, signed_id = None, failure.why, failure.signed_id

@@ -5,13 +5,14 @@ goes through `_learn`, so that all calls together know what the provider thinks 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from daemon.gates import Gates
+from daemon.logs import mask
 from daemon.outbound import Session, customs
 from daemon.outbound import read_answer as read_body
 from daemon.rules.dialect import DIALECTS, Outcome
@@ -133,6 +134,7 @@ class Provider:
             receipt = Receipt(fate=Fate.UNKNOWN, outcome=Outcome.TROUBLE, message=failure.message)
         else:
             receipt = read_receipt(self._kind, reply.status, reply.body)
+            receipt = replace(receipt, message=mask(receipt.message))
         wish = reply.wish if reply else None
         self._learn(Answer(receipt.outcome, receipt.message, receipt.code), wish)
         # The call was made although these gates were shut, so its success is their probe.
@@ -226,6 +228,7 @@ class Provider:
                 return Reply(response.status, kind, body, wish)
 
     def _learn(self, answer: Answer, wish: float | None = None) -> Answer:
+        answer = _masked(answer)
         if answer.outcome in {Outcome.ANSWERED, Outcome.UNKNOWN}:
             self._failures = 0
             self.answered_at = self._now()
@@ -245,3 +248,9 @@ class Provider:
             pause = None if wish is None else min(int(wish * 1000), RETRY_AFTER_LIMIT_MS)
             self._gates.close(_GATES[answer.outcome], answer.message, pause)
         return answer
+
+
+def _masked(answer: Answer) -> Answer:
+    """Mask what must not be kept: an error may repeat the key that was sent."""
+    notice = answer.notice and replace(answer.notice, message=mask(answer.notice.message))
+    return replace(answer, message=mask(answer.message), notice=notice)
