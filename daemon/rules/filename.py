@@ -30,11 +30,13 @@ def filter_field(text: str) -> str:
 
 def name_video(template: str, *, task_id: str, label: str | None, date: str) -> str:
     """Fill `download.file_name`; `date` is the UTC day of adoption as YYYY-MM-DD."""
-    return template.format(
+    name = template.format(
         task_id=filter_field(task_id),
         label=filter_field(label) if label else "",
         date=filter_field(date),
     )
+    # Whoever writes `rm *` there would give an option.
+    return f"_{name[1:]}" if name.startswith("-") else name
 
 
 def name_partial(task_id: str) -> str:

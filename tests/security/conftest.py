@@ -1,16 +1,6 @@
-"""What the tests of the requirements on security begin with."""
+"""What the tests of security begin with: the fixtures of the stations and of the stories."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
+from tests.stations.conftest import disk, moves, store
+from tests.stories.conftest import stage
 
-import pytest
-
-from tests.stories.stage import Stage
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """Give a test a stage with real daemons, and clear it afterwards."""
-    async with AsyncExitStack() as stack:
-        yield Stage(tmp_path, stack)
+__all__ = ["disk", "moves", "stage", "store"]
