@@ -41,6 +41,7 @@ from daemon.listeners import (
 )
 from daemon.lock import StoreRefused
 from daemon.logs import hide, set_level
+from daemon.process import protect_memory
 from daemon.rules.failure import Hindered
 from daemon.store import StoreFailed, survive
 from daemon.systemd import Notifier, PassedWrongly, take_sockets
@@ -58,6 +59,7 @@ async def serve(loaded: Loaded, environ: Mapping[str, str]) -> int:
     """Run the daemon until a signal or an error ends it; return the exit code."""
     began = time.monotonic()
     os.umask(0o077)
+    protect_memory()
     files = _raise_file_limit()
     stop, reload = asyncio.Event(), Bell()
     _hear_signals(stop, reload)

@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "rules",
         "config",
-        "ballast bell folder outbound logs pulse strikes systemd wal",
+        "ballast bell child folder launcher outbound logs process pulse strikes systemd wal",
         "connections disk",
         "listeners",
         "gates",
@@ -49,10 +49,11 @@ KNOWN_ALONE: Mapping[str, frozenset[str]] = {
     "rules": frozenset(),
     "simulator": frozenset({"rules"}),
     "client": frozenset({"config"}),
+    "launcher": frozenset(),
 }
 """What knows less of `daemon` than its level allows, and all that it knows."""
 
-STANDARD_ALONE = ("rules", "client", "systemd")
+STANDARD_ALONE = ("rules", "client", "launcher", "systemd")
 """What needs no library: to stay pure, or to start fast."""
 
 OUTSIDE_WORLD = frozenset(
