@@ -4,6 +4,9 @@ PYTHON ?= python3
 JOBS ?= 2
 VERSIONS := 3.11 3.12 3.13
 LOCKS := pyproject.toml requirements.lock tests/requirements.lock
+# Nothing is installed that was not tested, byte for byte, and no stranger's build script is run.
+INSTALL := install --quiet --disable-pip-version-check
+LOCKED := $(INSTALL) --only-binary :all: --require-hashes
 
 # Which campaigns, how long (its own size where none is given), and what they draw their luck from:
 # the same seed draws the same luck.
@@ -16,7 +19,7 @@ SEED ?= $(shell date +%s)
 find_python = $(shell for python in python$(1) "$$HOME"/.pyenv/versions/$(1).*/bin/python$(1); do \
 	"$$python" -c '' 2>/dev/null && command -v "$$python" && break; done)
 
-.PHONY: demo test check bench campaign tools lock
+.PHONY: demo test check bench campaign tools lock audit wheel
 
 demo: .venv/installed
 	.venv/bin/suno-videod demo
@@ -53,12 +56,33 @@ tools:
 		xargs --no-run-if-empty apt-get install --yes --no-upgrade --no-install-recommends
 
 # Needs uv. `make lock UPGRADE=--upgrade` takes the newest versions.
+COMPILE = uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock"
+
 lock:
-	uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
-		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
-		--custom-compile-command "make lock" --output-file tests/requirements.lock \
-		--constraints requirements.lock --group test --group lint pyproject.toml
+	$(COMPILE) --output-file requirements.lock --group build pyproject.toml
+	$(COMPILE) --output-file tests/requirements.lock --constraints requirements.lock \
+		--group build --group test --group lint pyproject.toml
+	$(COMPILE) --output-file tests/audit.lock --group audit
+
+# Asks a service on the internet about every locked version, and fails where it cannot: without
+# --strict, an index that does not answer counts as no known vulnerability.
+AUDIT = .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip $(ASK)
+
+audit: .venv-audit/installed
+	$(AUDIT) -r requirements.lock
+	$(AUDIT) -r tests/requirements.lock
+
+.venv-audit/installed: tests/audit.lock
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip $(LOCKED) -r tests/audit.lock
+	@touch $@
+
+# The same commit gives the same bytes, on any machine: compare dist/SHA256SUMS.
+wheel: .venv/installed
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .venv/bin/python -I -m hatchling build --target wheel
+	cd dist && sha256sum *.whl | tee SHA256SUMS
 
 .venv/installed: $(LOCKS)
 	$(call install,$(PYTHON))
@@ -70,10 +94,8 @@ define install
 	@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "suno-videod needs Python \
 	3.11 or newer, and $(1) is not: name another, as in make PYTHON=python3.12" >&2; exit 1; }
 	$(1) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check \
-		--require-hashes -r tests/requirements.lock
-	$(@D)/bin/pip install --quiet --disable-pip-version-check \
-		--no-deps --no-build-isolation --editable .
+	$(@D)/bin/pip $(LOCKED) -r tests/requirements.lock
+	$(@D)/bin/pip $(INSTALL) --no-deps --no-build-isolation --editable .
 	$(@D)/bin/pip check
 	@touch $@
 endef

@@ -51,7 +51,15 @@ def find_socket(loaded: Loaded, environ: Mapping[str, str]) -> Path:
         places.insert(0, Path(runtime) / "admin.sock")
     if loaded.path is None or loaded.path == SEARCHED[-1]:
         places.append(SYSTEM_SOCKET)
-    return next((place for place in places if place.exists()), places[0])
+    return next(filter(_may_exist, places), places[0])
+
+
+def _may_exist(place: Path) -> bool:
+    """Tell whether something may be there; in a folder that is closed to us we see nothing."""
+    try:
+        return place.exists()
+    except PermissionError:
+        return True
 
 
 def is_held(given_id: str) -> bool:

@@ -137,6 +137,7 @@ def _become(order: _Order, report: int, launcher: int, tasks: int) -> None:
         if os.getppid() != launcher:
             os._exit(127)  # it died before the line above
         os.umask(0o077)
+        _be_first_to_go()
         if order.idle:
             _be_idle()
         # Python ignores SIGPIPE and SIGXFSZ, and whatever is ignored stays so in a program.
@@ -174,6 +175,15 @@ def _limit(which: int, most: int, slack: int) -> None:
     hard = resource.getrlimit(which)[1]
     top = most + slack if hard == resource.RLIM_INFINITY else min(most + slack, hard)
     resource.setrlimit(which, (min(most, top), top))
+
+
+def _be_first_to_go() -> None:
+    """Let a machine that is out of memory take this process, and not the daemon."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(b"1000")
+    except OSError:
+        pass
 
 
 def _be_idle() -> None:

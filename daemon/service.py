@@ -131,7 +131,7 @@ async def _run(
         await asyncio.wait([stopping, committing, *working], return_when=asyncio.FIRST_COMPLETED)
     finally:
         _log.info("daemon.stopping")
-        notifier.tell("STOPPING=1")
+        notifier.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(2e6 * STOP_SECONDS)}")
         parts.office.stopping = True
         await close(runners)
         ended = await _end([*working, committing, stopping])

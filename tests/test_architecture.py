@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "rules",
         "config",
-        "ballast bell child folder launcher outbound logs process pulse strikes systemd wal",
+        "ballast bell child floors folder launcher outbound logs process pulse strikes systemd wal",
         "connections disk",
         "listeners",
         "gates",

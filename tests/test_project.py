@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 UNIT = ROOT / "systemd" / "suno-videod.service"
 SOCKET = UNIT.with_suffix(".socket")
+DROP_IN = UNIT.with_suffix(".service.d") / "10-addresses.conf"
 LOCKS = ("requirements.lock", "tests/requirements.lock")
 
 
@@ -39,7 +40,7 @@ def allows(requirement: str, pins: dict[str, str]) -> bool:
     return version is not None and wanted.specifier.contains(version)
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "tests/audit.lock"])
 def test_a_lock_pins_and_hashes_everything_and_names_no_place(name: str) -> None:
     """What is installed is what was tested, wherever it is fetched from."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -54,14 +55,20 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_place(name: str) -> None
 
 
 def test_the_locks_hold_what_the_project_asks_for() -> None:
-    """A dependency that was added or raised is locked too; the server gets no test tool."""
+    """A dependency that was added or raised is locked too; the server gets no test tool.
+
+    What builds the project is on the server: it is installed from its source.
+    """
     runtime, everything = (locked(name) for name in LOCKS)
     groups = PROJECT["dependency-groups"]
-    for requirement in PROJECT["project"]["dependencies"]:
+    assert groups["build"] == PROJECT["build-system"]["requires"]
+    for requirement in [*PROJECT["project"]["dependencies"], *groups["build"]]:
         assert allows(requirement, runtime), requirement
-    for requirement in [*groups["test"], *groups["lint"], *PROJECT["build-system"]["requires"]]:
+    for requirement in [*groups["test"], *groups["lint"]]:
         assert allows(requirement, everything), requirement
         assert Requirement(requirement).name not in runtime
+    for requirement in groups["audit"]:
+        assert allows(requirement, locked("tests/audit.lock")), requirement
     assert runtime.items() <= everything.items()
 
 
@@ -73,30 +80,42 @@ def unit(path: Path = UNIT) -> configparser.ConfigParser:
     return parser
 
 
-@pytest.mark.parametrize("names", [(UNIT.name,), (UNIT.name, SOCKET.name)])
-def test_systemd_understands_the_units(names: tuple[str, ...], tmp_path: Path) -> None:
-    """No unknown key and no misplaced one, the service alone or with its socket.
-
-    The program is replaced by one that is here.
-    """
+def verify(folder: Path, *units: Path, mistake: bool = False) -> subprocess.CompletedProcess[str]:
+    """Let systemd read copies of units, whose programs are replaced by one that is here."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("needs the package systemd")
-    copies = [tmp_path / name for name in names]
-    for copy in copies:
-        text = UNIT.with_name(copy.name).read_text()
-        copy.write_text(re.sub(r"(?<=^ExecStart=)\S+", sys.executable, text, flags=re.MULTILINE))
-    said = subprocess.run(  # noqa: S603 - reads units
-        [analyze, "verify", *map(str, copies)], capture_output=True, text=True, check=False
+    copies = [folder / path.relative_to(UNIT.parent) for path in units]
+    for path, copy in zip(units, copies, strict=True):
+        text = re.sub(
+            r"(?m)(?<=^Exec)(Start|Reload)=\S+", rf"\1={sys.executable}", path.read_text()
+        )
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(text)
+    if mistake:
+        copies[-1].write_text(f"{copies[-1].read_text()}NoSuchKey=1\n")
+    # A drop-in is found beside its unit.
+    named = [str(copy) for copy in copies if copy.parent == folder]
+    return subprocess.run(  # noqa: S603 - reads units
+        [analyze, "verify", *named], capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize(
+    "units", [(UNIT,), (UNIT, SOCKET), (UNIT, DROP_IN), (UNIT, SOCKET, DROP_IN)]
+)
+def test_systemd_understands_the_units(units: tuple[Path, ...], tmp_path: Path) -> None:
+    """No unknown key and no misplaced one, the service alone or with its socket and drop-in."""
+    said = verify(tmp_path, *units)
     assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+    assert "NoSuchKey" in verify(tmp_path, *units, mistake=True).stderr
 
 
 def test_the_unit_fits_the_program() -> None:
     """It calls a verb that is there, gives up only on its word, and gives it time to stop."""
     service = unit()["Service"]
     command = service["ExecStart"].split()
-    assert command[0].removeprefix("/opt/suno-videod/bin/") in PROJECT["project"]["scripts"]
+    assert command[:4] == ["/opt/suno-videod/bin/python", "-I", "-m", "daemon"]
     assert command[-1] in cli.commands
     assert service["Restart"] == "always"
     assert service["RestartPreventExitStatus"] == str(Exit.CONFIGURATION)
@@ -118,6 +137,12 @@ def test_the_unit_gives_the_program_what_it_needs() -> None:
         "CapabilityBoundingSet": "",
         "ProtectSystem": "strict",
         "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
+        "MemoryDenyWriteExecute": "yes",
+        "PrivateMounts": "yes",
+        "NoExecPaths": "-/var/lib/suno-videod",
+        # A child that is killed, for its memory or at the end, says nothing about the daemon.
+        "OOMPolicy": "continue",
+        "KillMode": "mixed",
     }
     service = unit()["Service"]
     assert {key: service[key] for key in expected} == expected

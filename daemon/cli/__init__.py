@@ -22,7 +22,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="suno-videod", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

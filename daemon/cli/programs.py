@@ -11,6 +11,7 @@ import click
 
 from daemon import display
 from daemon.cli.group import Invocation, cli
+from daemon.floors import check_floors, explain
 
 
 @cli.command()
@@ -19,6 +20,9 @@ def serve(invocation: Invocation) -> int:
     """Run the daemon in the foreground."""
     # Until the loop hears signals there is nothing to be tidied.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Before anything imports aiohttp: an old one may lack what we import.
+    if wrong := check_floors():
+        raise click.ClickException(explain(wrong))
     from daemon.logs import ThreadedStream, set_up_logs  # noqa: PLC0415 - the other verbs start faster without
     from daemon.service import serve as run  # noqa: PLC0415
 

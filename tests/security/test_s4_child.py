@@ -278,3 +278,9 @@ async def test_s4_05_the_time_ends_the_whole_group(tmp_path: Path) -> None:
     await until(lambda: len(survivors(tmp_path)) >= 5)
     assert (await running).cut is Cut.TIME
     assert not survivors(tmp_path)
+
+
+async def test_s4_05_out_of_memory_the_machine_takes_the_program_first(tmp_path: Path) -> None:
+    """Not the daemon, which holds what nobody else knows."""
+    ended = await run(program(tmp_path, "print(open('/proc/self/oom_score_adj').read())"), tmp_path)
+    assert ended.output.split() == [b"1000"]
