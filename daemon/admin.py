@@ -87,7 +87,10 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
     except StoreFailed as failure:
         return problem(503, "unavailable", str(failure))
     except web.HTTPException as error:
-        return problem(error.status, "not_found", f"there is no {request.method} here")
+        refused = problem(error.status, "not_found", f"there is no {request.method} here")
+        if allowed := error.headers.get("Allow"):
+            refused.headers["Allow"] = allowed
+        return refused
 
 
 async def _refuse_body(request: web.Request) -> web.Response | None:

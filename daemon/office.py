@@ -26,6 +26,8 @@ from daemon.rules.verdict import Terms, Verdict
 from daemon.store import Store
 from daemon.submitter import Submitter
 from daemon.views import (
+    IDS_LIMIT,
+    LABEL_LIMIT,
     Balance,
     BalancePage,
     BalanceQuery,
@@ -37,6 +39,7 @@ from daemon.views import (
     ProblemView,
     Rejected,
     RetryRequest,
+    StateNames,
     StatusView,
     SubmitRequest,
     TaskPage,
@@ -50,8 +53,6 @@ from daemon.views import (
     view_task,
 )
 
-IDS_LIMIT: Final = 1_000
-LABEL_LIMIT: Final = 200
 UNKNOWN_ID: Final = (
     "a task id has 1 to 128 letters, digits or _ . : - and is the provider's (submit-... is ours)"
 )
@@ -319,7 +320,7 @@ def read_query(request: web.Request, kind: type[Query]) -> Query:
     given: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         texts = request.query.getall(field.name, [])
-        if texts and field.type == tuple[str, ...]:
+        if texts and field.type == StateNames:
             given[field.name] = [part for text in texts for part in text.split(",")]
         elif texts and not _NUMBER.fullmatch(texts[-1]):
             raise Refusal(422, "invalid", f"{field.name} is a whole number without a sign")

@@ -11,7 +11,9 @@ import msgspec
 
 from daemon.gates import Shut
 from daemon.logs import mask
+from daemon.rules.lifecycle import State
 from daemon.rules.spans import Spans
+from daemon.rules.submission import TEXT_LIMIT
 from daemon.rules.task import Held, Step, Task
 
 
@@ -25,6 +27,21 @@ def show_time(at: int | None) -> str | None:
 
 PAGE = 100
 PAGE_LIMIT = 1_000
+IDS_LIMIT = 1_000
+LABEL_LIMIT = 200
+
+
+def _told(**schema: object) -> msgspec.Meta:
+    """Return limits for the document; the office keeps them, with words that say what to do."""
+    return msgspec.Meta(extra_json_schema=schema)
+
+
+TaskIds = Annotated[list[str], _told(minItems=1, maxItems=IDS_LIMIT)]
+Label = Annotated[str | None, _told(minLength=1, maxLength=LABEL_LIMIT)]
+GivenId = Annotated[str, _told(pattern="^[!-~]{1,128}$")]
+ShortText = Annotated[str | None, _told(maxLength=TEXT_LIMIT)]
+StateNames = tuple[Annotated[str, _told(enum=list(State))], ...]
+"""Of a query string: several keys, or commas between."""
 Limit = Annotated[int, msgspec.Meta(ge=1, le=PAGE_LIMIT)]
 Cursor = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
@@ -32,18 +49,18 @@ Cursor = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 class TrackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tasks that somebody else submitted."""
 
-    task_ids: list[str]
-    label: str | None = None
+    task_ids: TaskIds
+    label: Label = None
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A video to be made; `check` asks first whether it can be."""
 
-    music_task_id: str
-    audio_id: str
-    author: str | None = None
-    domain_name: str | None = None
-    label: str | None = None
+    music_task_id: GivenId
+    audio_id: GivenId
+    author: ShortText = None
+    domain_name: ShortText = None
+    label: Label = None
     check: bool = True
 
 
@@ -63,7 +80,7 @@ class PageQuery(msgspec.Struct, frozen=True):
 class TaskQuery(PageQuery, frozen=True):
     """Which tasks."""
 
-    state: tuple[str, ...] = ()
+    state: StateNames = ()
 
 
 class BalanceQuery(msgspec.Struct, frozen=True):
