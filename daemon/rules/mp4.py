@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO, Final, Literal
 
-from daemon.rules.boxes import Box, BoxReader, damaged, find, require, truncated
-from daemon.rules.failure import Reason, Spoiled
+from daemon.rules.boxes import Box, BoxReader, damaged, find, not_our_film, require, truncated
+from daemon.rules.places import expect_places, search
 from daemon.rules.samples import (
     Defaults,
     MediaData,
@@ -23,22 +23,30 @@ from daemon.rules.samples import (
     claim_tables,
     table_duration,
 )
+from daemon.rules.tracks import SOUND, VIDEO, Track, read_times, read_track
 
 Layout = Literal["faststart", "moov_last", "fragmented"]
 
 MAX_MOOV_BYTES: Final = 64 * 2**20
 MAX_TRACKS: Final = 8
 
+MIN_SECONDS: Final = 1
+MAX_SECONDS: Final = 6 * 3600
+
 _HEADER_BYTES: Final = 8
-_VIDEO: Final = b"vide"
-_SOUND: Final = b"soun"
+_SIZE_BYTES: Final = 4
 _PADDING: Final = (b"free", b"skip")
 _LIKENESSES: Final = (
     (b"<?xml", "an XML document"),
+    (b"<mpd", "a playlist"),
+    (b"<svg", "a drawing"),
+    (b"<html", "an HTML page"),
+    (b"<!doctype", "an HTML page"),
     (b"<", "an HTML page"),
     (b"{", "a JSON document"),
     (b"[", "a JSON document"),
     (b"#extm3u", "a playlist"),
+    (b"ffconcat", "a playlist"),
 )
 
 
@@ -62,17 +70,18 @@ class Film:
 def inspect(file: BinaryIO, size_bytes: int) -> Film:
     """Judge the `size_bytes` of an open, seekable file by its boxes.
 
-    The work is bounded: 200,000 boxes, 8 tracks, a `moov` of 64 MiB, 16 MiB of tables. No more than
-    five boxes are opened inside one another, however deep they go.
+    The work is bounded: 20,000 boxes, 8 tracks, a `moov` of 64 MiB, 16 MiB of tables. No more than
+    nine boxes are opened inside one another, however deep they go.
 
     Raises:
-        Spoiled: the reason is `not_a_video`, `truncated` or `damaged`, the message says what was
-            found.
+        Spoiled: the reason is `not_a_video` when the file is no film that we accept, `truncated` or
+            `damaged` when it is not whole; the message says what was found.
         OSError: the disk failed.
     """
-    reader = BoxReader(file, size_bytes)
+    reader = BoxReader(file, size_bytes, expect_places)
     _expect_ftyp(reader)
     boxes = reader.top_level()
+    search(reader, boxes)
     moov = find(boxes, b"moov")
     mdats = [box for box in boxes if box.kind == b"mdat"]
     if moov is None or not mdats:
@@ -84,10 +93,10 @@ def inspect(file: BinaryIO, size_bytes: int) -> Film:
         raise truncated(f"the {last.name} box states no size, so nothing proves it whole")
 
     movie = _movie(reader, moov)
-    video = next((track for track in movie.tracks if track.handler == _VIDEO), None)
+    video = next((track for track in movie.tracks if track.handler == VIDEO), None)
     if video is None:
-        raise Spoiled(Reason.NOT_A_VIDEO, "the file has no video track")
-    sound = next((track for track in movie.tracks if track.handler == _SOUND), None)
+        raise not_our_film("the file has no video track")
+    sound = next((track for track in movie.tracks if track.handler == SOUND), None)
 
     media = MediaData(mdats, size_bytes)
     longest = _claim_samples(reader, boxes, movie, media)
@@ -97,10 +106,12 @@ def inspect(file: BinaryIO, size_bytes: int) -> Film:
         raise damaged(f"the mdat box states no size and the samples in it end at {media.end}")
     if last.end != size_bytes:
         raise damaged(f"the {size_bytes - last.end} bytes after the last box are no box")
+    duration = _duration(movie, longest)
+    _expect_seconds(duration, longest)
     return Film(
-        duration_seconds=float(_duration(movie, longest)) or None,
-        width=video.width or None,
-        height=video.height or None,
+        duration_seconds=float(duration),
+        width=video.width,
+        height=video.height,
         video_codec=video.codec,
         audio_codec=sound.codec if sound else None,
         audio_sample_rate=sound.sample_rate if sound else None,
@@ -119,27 +130,19 @@ def begins_as_film(head: bytes) -> bool:
 def _expect_ftyp(reader: BoxReader) -> None:
     head = reader.read(0, min(reader.size_bytes, 64))
     if len(head) >= _HEADER_BYTES and begins_as_film(head):
+        end = int.from_bytes(head[:4])
+        behind = reader.read(end, min(max(reader.size_bytes - end, 0), 16)) if end else b""
+        for beginning, likeness in _LIKENESSES:
+            # A shorter one could be the size of a box.
+            if len(beginning) >= _SIZE_BYTES and behind.lower().startswith(beginning):
+                raise not_our_film(f"behind its ftyp box the file is {likeness}, no MP4 film")
         return
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for beginning, likeness in _LIKENESSES:
         if text.startswith(beginning):
-            raise Spoiled(Reason.NOT_A_VIDEO, f"the file is {likeness}, no MP4 film")
+            raise not_our_film(f"the file is {likeness}, no MP4 film")
     found = f"it begins with {head[:16]!r}" if head else "it is empty"
-    raise Spoiled(Reason.NOT_A_VIDEO, f"the file is no MP4 film: {found}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Track:
-    """One track; `timescale` is its units of time in a second, `stbl` holds its sample tables."""
-
-    track_id: int
-    handler: bytes
-    timescale: int
-    stbl: list[Box]
-    width: int
-    height: int
-    codec: str | None
-    sample_rate: int | None
+    raise not_our_film(f"the file is no MP4 film: {found}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ class _Movie:
 
     timescale: int
     duration: int
-    tracks: list[_Track]
+    tracks: list[Track]
     fragmented: bool
     fragment_duration: int
     defaults: dict[int, Defaults]
@@ -156,63 +159,23 @@ class _Movie:
 
 def _movie(reader: BoxReader, moov: Box) -> _Movie:
     if moov.size_bytes > MAX_MOOV_BYTES:
-        raise damaged(f"the moov box has {moov.size_bytes} bytes")
+        raise not_our_film(f"the moov box has {moov.size_bytes} bytes, too many for a film")
     parts = reader.children(moov)
-    timescale, duration = _times(reader, require(parts, b"mvhd", "moov"))
+    search(reader, parts)
+    timescale, duration = read_times(reader, require(parts, b"mvhd", "moov"))
     traks = [box for box in parts if box.kind == b"trak"]
     if len(traks) > MAX_TRACKS:
-        raise damaged(f"the film has {len(traks)} tracks")
+        raise not_our_film(f"the film has {len(traks)} tracks, more than {MAX_TRACKS}")
     mvex = find(parts, b"mvex")
     extends = reader.children(mvex) if mvex else []
     return _Movie(
         timescale=timescale,
         duration=duration,
-        tracks=[_track(reader, trak) for trak in traks],
+        tracks=[read_track(reader, trak) for trak in traks],
         fragmented=mvex is not None,
         fragment_duration=_fragment_duration(reader, extends),
         defaults=dict(_defaults(reader, box) for box in extends if box.kind == b"trex"),
     )
-
-
-def _track(reader: BoxReader, trak: Box) -> _Track:
-    parts = reader.children(trak)
-    tkhd = require(parts, b"tkhd", "trak")
-    wide = reader.fields(tkhd, ">B") == (1,)
-    (track_id,) = reader.fields(tkhd, ">I", 20 if wide else 12)
-    width, height = reader.fields(tkhd, ">H2xH2x", 88 if wide else 76)
-    mdia = reader.children(require(parts, b"mdia", "trak"))
-    timescale, _ = _times(reader, require(mdia, b"mdhd", "mdia"))
-    handler = bytes(reader.fields(require(mdia, b"hdlr", "mdia"), "4B", 8))
-    minf = reader.children(require(mdia, b"minf", "mdia"))
-    stbl = reader.children(require(minf, b"stbl", "minf"))
-    codec = sample_rate = None
-    if handler in (_VIDEO, _SOUND):
-        stsd = require(stbl, b"stsd", "stbl")
-        entries = reader.children(stsd, skip=8)
-        if not entries:
-            raise damaged("the stsd box names no codec")
-        codec = entries[0].name
-        if handler == _SOUND:
-            # The field holds 16 bits. Beyond them writers put 0, QuickTime 1, and the rate is the
-            # timescale (section 12.2.3).
-            (sample_rate,) = reader.fields(entries[0], ">H", 24)
-            sample_rate = sample_rate if sample_rate > 1 else timescale
-        elif not (width and height):
-            width, height = reader.fields(entries[0], ">HH", 24)
-    return _Track(track_id, handler, timescale, stbl, width, height, codec, sample_rate)
-
-
-def _times(reader: BoxReader, header: Box) -> tuple[int, int]:
-    """Read timescale and duration of a `mvhd` or `mdhd` box; all ones mean: not known."""
-    if reader.fields(header, ">B") == (1,):
-        timescale, duration = reader.fields(header, ">IQ", 20)
-        unknown = 2**64 - 1
-    else:
-        timescale, duration = reader.fields(header, ">II", 12)
-        unknown = 2**32 - 1
-    if not timescale:
-        raise damaged(f"the {header.name} box has no units of time")
-    return timescale, 0 if duration == unknown else duration
 
 
 def _fragment_duration(reader: BoxReader, extends: list[Box]) -> int:
@@ -275,3 +238,13 @@ def _duration(movie: _Movie, longest: Fraction) -> Fraction:
         return Fraction(movie.fragment_duration, movie.timescale)
     stated = Fraction(movie.duration, movie.timescale)
     return max(stated, longest) if movie.fragmented or not stated else stated
+
+
+def _expect_seconds(duration: Fraction, longest: Fraction) -> None:
+    """A film that states less than its samples last is as long for a decoder as they are."""
+    if duration < MIN_SECONDS or max(duration, longest) > MAX_SECONDS:
+        found = float(duration if duration < MIN_SECONDS else max(duration, longest))
+        raise not_our_film(
+            f"the film lasts {found:.9g} s, which is not between {MIN_SECONDS} s and "
+            f"{MAX_SECONDS // 3600} h"
+        )

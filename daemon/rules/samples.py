@@ -44,13 +44,17 @@ class MediaData:
     def claim(self, starts: Iterable[int], lengths: Iterable[int]) -> None:
         """Take so many bytes from each start on; the shorter of the two ends the list."""
         body = end = 0
+        furthest = self.end
         for start, length in zip(starts, lengths, strict=False):
             stop = start + length
             if not length:
                 continue
             if start < body or stop > end:
                 body, end = self._mdat_around(start, stop)
-            self.end = max(self.end, stop)
+            # There may be four million of them, and a call to max() takes as long as all the rest.
+            if stop > furthest:  # noqa: PLR1730
+                furthest = stop
+        self.end = furthest
 
     def _mdat_around(self, start: int, stop: int) -> tuple[int, int]:
         if stop > self._size_bytes:
@@ -178,7 +182,9 @@ class _Sizes:
         first = 0
         for chunk_count, sample_count in zip(chunks, samples, strict=True):
             after = first + chunk_count * sample_count
-            if self.fixed:
+            if self.fixed and after <= self.count:
+                yield from repeat(self.fixed * sample_count, chunk_count)
+            elif self.fixed:
                 whole, rest = divmod(max(0, min(after, self.count) - first), sample_count)
                 yield from repeat(self.fixed * sample_count, whole)
                 if rest:
@@ -204,6 +210,7 @@ def _sizes(reader: BoxReader, stbl: list[Box]) -> _Sizes:
         case 8:
             return _Sizes(count, 0, reader.table(stz2, "B", 12, count))
         case 4:
+            reader.allow_table(count)
             pairs = reader.table(stz2, "B", 12, (count + 1) // 2).tobytes()
             halves = bytearray(2 * len(pairs))
             halves[::2] = pairs.translate(_HIGH_HALF)

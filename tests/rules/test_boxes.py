@@ -190,7 +190,7 @@ def test_the_number_of_boxes_is_bounded() -> None:
     assert len(read(box(b"free") * MAX_BOXES).top_level()) == MAX_BOXES
     with pytest.raises(Spoiled, match=f"more than {MAX_BOXES} boxes") as caught:
         read(box(b"free") * (MAX_BOXES + 1)).top_level()
-    assert caught.value.reason is Reason.DAMAGED
+    assert caught.value.reason is Reason.NOT_A_VIDEO
 
 
 def test_the_bytes_of_all_tables_are_bounded(tmp_path: Path) -> None:
@@ -209,5 +209,5 @@ def test_the_bytes_of_all_tables_are_bounded(tmp_path: Path) -> None:
             _, peak_bytes = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert caught.value.reason is Reason.DAMAGED
+    assert caught.value.reason is Reason.NOT_A_VIDEO
     assert peak_bytes < 1.5 * MAX_TABLE_BYTES

@@ -1,7 +1,6 @@
 """Each rule of the box walk, on films of a few hundred bytes built by hand."""
 
 import io
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,110 +8,36 @@ import pytest
 
 from daemon.rules.failure import Reason, Spoiled
 from daemon.rules.mp4 import MAX_MOOV_BYTES, MAX_TRACKS, Film, begins_as_film, inspect
-
-FTYP = b"\0\0\0\x10ftypisom\0\0\0\0"
-DATA = 24  # where the samples begin when the file is FTYP and a mdat box
-WIDE, TALL = 720, 1280
-ALL_ONES = 2**32 - 1
-
-
-def u16(*numbers: int) -> bytes:
-    """Pack numbers of 16 bits."""
-    return struct.pack(f">{len(numbers)}H", *numbers)
-
-
-def u32(*numbers: int) -> bytes:
-    """Pack numbers of 32 bits."""
-    return struct.pack(f">{len(numbers)}I", *numbers)
-
-
-def u64(*numbers: int) -> bytes:
-    """Pack numbers of 64 bits."""
-    return struct.pack(f">{len(numbers)}Q", *numbers)
-
-
-def box(kind: str, *parts: bytes, size: int | None = None) -> bytes:
-    """Build a box, and lie about its size when told to."""
-    body = b"".join(parts)
-    return u32(8 + len(body) if size is None else size) + kind.encode() + body
-
-
-def large_box(kind: str, *parts: bytes, size: int | None = None) -> bytes:
-    """Build a box with a size of 64 bits."""
-    body = b"".join(parts)
-    return u32(1) + kind.encode() + u64(16 + len(body) if size is None else size) + body
-
-
-MVHD = box("mvhd", u32(0, 0, 0, 1000, 2000), bytes(80))
-TKHD = box("tkhd", u32(0, 0, 0, 1, 0, 2000), bytes(52), u16(WIDE, 0, TALL, 0))
-MDHD = box("mdhd", u32(0, 0, 0, 100, 200, 0))
-AVC1 = box("avc1", bytes(24), u16(WIDE, TALL), bytes(50))
-STTS = box("stts", u32(0, 1, 4, 50))
-NO_SAMPLES = b"".join(
-    box(kind, u32(*[0] * fields))
-    for kind, fields in (("stts", 2), ("stsz", 3), ("stsc", 2), ("stco", 2))
+from tests.rules.boxed import (
+    ALL_ONES,
+    AVC1,
+    DATA,
+    FILM,
+    FTYP,
+    MDAT,
+    MDHD,
+    MOOV,
+    MVHD,
+    NO_SAMPLES,
+    STTS,
+    TALL,
+    TKHD,
+    VIDEO,
+    WIDE,
+    box,
+    hdlr,
+    judge,
+    large_box,
+    lasting,
+    refusal,
+    sound,
+    stsd,
+    tables,
+    trak,
+    u16,
+    u32,
+    u64,
 )
-
-
-def hdlr(kind: str) -> bytes:
-    """Build the box that says what a track is: `vide`, `soun`, `text`."""
-    return box("hdlr", u32(0, 0), kind.encode(), bytes(13))
-
-
-def stsd(*entries: bytes) -> bytes:
-    """Build the box that names the codec."""
-    return box("stsd", u32(0, len(entries)), *entries)
-
-
-def mp4a(sample_rate: int) -> bytes:
-    """Build an audio sample entry; the rate is a field of 16 bits."""
-    return box("mp4a", bytes(8), bytes(16), u16(sample_rate, 0))
-
-
-def tables(start: int = DATA) -> bytes:
-    """Build the sample tables: one chunk of 4 samples of 10 bytes, half a second each."""
-    return (
-        STTS
-        + box("stsz", u32(0, 10, 4))
-        + box("stsc", u32(0, 1, 1, 4, 1))
-        + box("stco", u32(0, 1, start))
-    )
-
-
-def trak(
-    table: bytes,
-    *,
-    tkhd: bytes = TKHD,
-    mdhd: bytes = MDHD,
-    handler: bytes = hdlr("vide"),
-    description: bytes = stsd(AVC1),
-) -> bytes:
-    """Build a track, of pictures unless told otherwise."""
-    stbl = box("stbl", description, table)
-    return box("trak", tkhd, box("mdia", mdhd, handler, box("minf", stbl)))
-
-
-def sound(sample_rate: int, mdhd: bytes = MDHD) -> bytes:
-    """Build a track of sound without samples."""
-    return trak(NO_SAMPLES, mdhd=mdhd, handler=hdlr("soun"), description=stsd(mp4a(sample_rate)))
-
-
-VIDEO = trak(tables())
-MOOV = box("moov", MVHD, VIDEO)
-MDAT = box("mdat", bytes(40))
-FILM = FTYP + MDAT + MOOV
-
-
-def judge(data: bytes) -> Film:
-    """Inspect bytes that are in memory."""
-    return inspect(io.BytesIO(data), len(data))
-
-
-def refusal(data: bytes) -> tuple[Reason, str]:
-    """Inspect bytes that must be refused; say why they were."""
-    with pytest.raises(Spoiled) as caught:
-        judge(data)
-    return caught.value.reason, caught.value.message
 
 
 def test_the_film_built_here_is_whole() -> None:
@@ -209,7 +134,7 @@ def test_the_work_is_bounded_by_tracks() -> None:
     """Eight tracks are enough for a film."""
     assert judge(FTYP + MDAT + box("moov", MVHD, VIDEO * MAX_TRACKS)) == judge(FILM)
     reason, message = refusal(FTYP + MDAT + box("moov", MVHD, VIDEO * (MAX_TRACKS + 1)))
-    assert (reason, message) == (Reason.DAMAGED, "the film has 9 tracks")
+    assert (reason, message) == (Reason.NOT_A_VIDEO, "the film has 9 tracks, more than 8")
 
 
 def inspect_sparse(path: Path, *parts: bytes | int) -> Film:
@@ -271,7 +196,7 @@ def test_headers_of_version_1() -> None:
     mvhd = box("mvhd", u32(1 << 24), u64(0, 0), u32(1000), u64(2000), bytes(80))
     tkhd = box("tkhd", u32(1 << 24), u64(0, 0), u32(1, 0), u64(0), bytes(52), u16(WIDE, 0, TALL, 0))
     mdhd = box("mdhd", u32(1 << 24), u64(0, 0), u32(100), u64(200), u32(0))
-    video = trak(tables(), tkhd=tkhd, mdhd=mdhd, description=stsd(box("avc1", bytes(78))))
+    video = trak(tables(), tkhd=tkhd, mdhd=mdhd, description=stsd(AVC1))
     assert judge(FTYP + MDAT + box("moov", mvhd, video)) == judge(FILM)
     # The track id, too: here a fragment of 2 samples without bytes is a third of the duration.
     trex = box("trex", u32(0, 1, 1, 50, 0, 0))
@@ -293,11 +218,25 @@ def test_an_unknown_duration_is_counted(mvhd: bytes) -> None:
     assert judge(FTYP + MDAT + box("moov", mvhd, VIDEO)).duration_seconds == 2.0
 
 
-def test_a_film_that_says_nothing_of_time_has_no_duration() -> None:
-    """What is not known is None, not 0."""
-    timeless = FILM.replace(MVHD, box("mvhd", u32(0, 0, 0, 1000, 0), bytes(80)))
-    timeless = timeless.replace(STTS, box("stts", u32(0, 1, 4, 0)))
-    assert judge(timeless).duration_seconds is None
+def test_a_film_lasts_a_while() -> None:
+    """Less than a second is no music video, nor is what tells no duration; six hours are enough."""
+    timeless = FILM.replace(MVHD, lasting(0)).replace(STTS, box("stts", u32(0, 1, 4, 0)))
+    assert refusal(timeless)[0] is Reason.NOT_A_VIDEO
+    assert judge(FILM.replace(MVHD, lasting(1000))).duration_seconds == 1.0
+    assert "lasts 0.999 s" in refusal(FILM.replace(MVHD, lasting(999)))[1]
+    hours = 6 * 3_600_000
+    assert judge(FILM.replace(MVHD, lasting(hours))).duration_seconds == 21_600.0
+    reason, message = refusal(FILM.replace(MVHD, lasting(hours + 1)))
+    assert (reason, message) == (
+        Reason.NOT_A_VIDEO,
+        "the film lasts 21600.001 s, which is not between 1 s and 6 h",
+    )
+
+
+def test_a_film_lasts_as_long_as_its_samples() -> None:
+    """A film that says two seconds and holds seven hours keeps a decoder busy for seven hours."""
+    long = FILM.replace(STTS, box("stts", u32(0, 1, 4, 630_000)))
+    assert "lasts 25200 s" in refusal(long)[1]
 
 
 def test_dimensions_come_from_the_track_or_the_codec() -> None:
@@ -307,8 +246,6 @@ def test_dimensions_come_from_the_track_or_the_codec() -> None:
     assert judge(FILM.replace(TKHD, shown)) == replace(judge(FILM), width=640, height=360)
     for unknown in (bare, bare[:-8] + u16(640, 0, 0, 0), bare[:-8] + u16(0, 0, 360, 0)):
         assert judge(FILM.replace(TKHD, unknown)) == judge(FILM)
-    nameless = FILM.replace(TKHD, bare).replace(AVC1, box("avc1", bytes(78)))
-    assert (judge(nameless).width, judge(nameless).height) == (None, None)
 
 
 def test_the_codec_is_named() -> None:
@@ -326,9 +263,10 @@ def test_the_sample_rate_may_not_fit_its_field(field: int, rate: int) -> None:
 
 
 def test_other_tracks_are_let_be() -> None:
-    """Subtitles need no codec that we know."""
-    text = trak(NO_SAMPLES, handler=hdlr("text"), description=b"")
-    assert judge(FTYP + MDAT + box("moov", MVHD, text, VIDEO)) == judge(FILM)
+    """Subtitles, chapters and timecodes are part of a film, and say nothing of its pictures."""
+    for kind in ("text", "tx3g", "tmcd"):
+        text = trak(NO_SAMPLES, handler=hdlr("text"), description=stsd(box(kind, bytes(8))))
+        assert judge(FTYP + MDAT + box("moov", MVHD, text, VIDEO)) == judge(FILM)
 
 
 # A mdat box that states no size

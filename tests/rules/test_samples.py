@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.rules.boxes import BoxReader
+from daemon.rules.boxes import MAX_TABLE_BYTES, BoxReader
 from daemon.rules.failure import Reason, Spoiled
 from daemon.rules.samples import (
     Defaults,
@@ -227,6 +227,14 @@ def test_compact_sizes_have_known_widths(bits: int) -> None:
 def test_tables_hold_what_they_count(table: bytes) -> None:
     """A table shorter than its count is damage."""
     assert "too short for" in refused(40, table, stsc((1, 5)), stco(DATA))[1]
+
+
+def test_compact_sizes_count_as_what_they_take() -> None:
+    """Sizes of four bits are spread to bytes, so a table too large for that is not read."""
+    half = MAX_TABLE_BYTES // 2
+    with pytest.raises(Spoiled, match="tables have more") as caught:
+        claim(0, stz2(4, MAX_TABLE_BYTES, bytes(half)), stsc((1, 1)), stco(DATA))
+    assert caught.value.reason is Reason.NOT_A_VIDEO
 
 
 def test_durations_are_summed() -> None:

@@ -95,7 +95,7 @@ async def test_s3_03_smuggling_shapes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["GET http://evil.example{}", "POST http://evil.example{}"])
-async def test_s3_03_an_absolute_target_counts_for_its_path_alone(
+async def test_s3_06_an_absolute_target_counts_for_its_path_alone(
     tmp_path: Path, line: str
 ) -> None:
     """RFC 9112, 3.2.2: a server takes it; whatever host it names, only path and token decide."""
