@@ -6,6 +6,7 @@ keeps using the URL that it was given, so a token is never replaced behind its b
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from daemon.folder import sync_directory
@@ -41,10 +42,15 @@ def make_token(state_dir: Path) -> str:
     """Return the generated token, made durable before anybody learns it."""
     token = read_token(state_dir)
     if token is not None:
+        # A backup that was put back, or a copy, may have left it open to others.
+        with suppress(PermissionError):
+            token_path(state_dir).chmod(0o600)
         return token
     token = secrets.token_urlsafe(TOKEN_BYTES)
     draft = token_path(state_dir).with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(
+        draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{token}\n")
         file.flush()

@@ -15,6 +15,7 @@ from daemon.partial import open_partial
 from daemon.rules.failure import Hindered
 from daemon.rules.filename import name_partial, name_video
 from daemon.store import Store
+from daemon.token import make_token, token_path
 from tests.stories.stage import Stage, check_film, success
 
 HOSTILE_IDS = [
@@ -207,6 +208,16 @@ async def test_s5_03_modes_are_as_narrow_as_they_can_be(stage: Stage) -> None:
     assert modes["videos"] == 0o750
     assert modes["videos/.partial"] == 0o700
     assert modes[f"videos/video_{task_id}.mp4"] == 0o640
+
+
+def test_s5_03_a_token_that_others_could_read_is_closed_again(tmp_path: Path) -> None:
+    """A copy or a backup brings its own mode; the token stays what the provider was given."""
+    token = make_token(tmp_path)
+    path = token_path(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    assert make_token(tmp_path) == token
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(("mode", "refused"), [(0o600, False), (0o640, False), (0o644, True)])
