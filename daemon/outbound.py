@@ -7,16 +7,17 @@ as one of ours, in words without a query string.
 """
 
 import errno
+import re
 import socket
 import ssl
 import string
 from asyncio import timeout
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from http import HTTPStatus
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -52,6 +53,13 @@ _REDIRECTS = frozenset(
 _MOST_REDIRECTS = 5
 _TRAVELLING_HEADERS = frozenset({"range", "if-range", "accept-encoding", "user-agent"})
 _MIB = 1024 * 1024
+# What the head of an answer may have; aiohttp's defaults moved before.
+_LONGEST_LINE = 8190
+_LONGEST_HEADER = 8190
+_MOST_HEADERS = 128
+_DNS_CACHE_SECONDS = 10
+# Nobody's, reserved or to be discarded: where even these can be bound, binding proves nothing.
+_NOBODYS = {socket.AF_INET: "240.0.0.1", socket.AF_INET6: "100::1"}
 
 _WORDS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ConnectionTimeoutError, "the connection took too long"),
@@ -108,6 +116,9 @@ def api_session(
         timeout=aiohttp.ClientTimeout(total=total_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        max_line_size=_LONGEST_LINE,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
         middlewares=(stay,),
     )
 
@@ -160,17 +171,23 @@ def file_session(
         limit=concurrency,
         limit_per_host=concurrency,
         force_close=True,
+        ttl_dns_cache=_DNS_CACHE_SECONDS,
         dns_cache_max_size=256,
     )
     return Session(
         connector=connector,
         headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+        skip_auto_headers=("Accept",),
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=stall_timeout
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
+        requote_redirect_url=False,
+        max_line_size=_LONGEST_LINE,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
         read_bufsize=read_bufsize,
     )
 
@@ -193,7 +210,7 @@ async def get_file(
     here = check_link(link, policy)
     seen: set[str] = set()
     while True:
-        seen.add(here.text.partition("#")[0])
+        seen.add(_place(here))
         with customs():
             # `sock_read` begins anew with every byte, so a host could dribble headers for ever.
             async with timeout(_most_seconds(session.timeout)):
@@ -250,11 +267,20 @@ def _hop(here: Link, location: str | None, policy: AddressPolicy, seen: set[str]
     if location is None:
         raise Refused(Reason.LINK_REFUSED, f"{here.host} redirects without saying where to")
     link = next_link(here, location, policy)
-    if link.text.partition("#")[0] in seen:
+    if _place(link) in seen:
         raise Refused(Reason.LINK_REFUSED, f"{here.host} redirects in a circle")
     if len(seen) > _MOST_REDIRECTS:
         raise Refused(Reason.LINK_REFUSED, f"more than {_MOST_REDIRECTS} redirects")
     return link
+
+
+def _place(link: Link) -> str:
+    """Name what a link asks for in one spelling: its port written out, its fragment gone."""
+    _, _, behind = link.text.partition("://")
+    authority = re.match("[^/?#]*", behind)
+    asked = behind[authority.end() if authority else 0 :].partition("#")[0]
+    slash = "" if asked.startswith("/") else "/"
+    return f"{link.scheme}://{link.host}:{link.port}{slash}{asked}"
 
 
 @contextmanager
@@ -336,10 +362,10 @@ class _GuardedResolver(AbstractResolver):
             answers = await self._resolver.resolve(host, port, family)
         if not answers:
             raise OSError("the name has no address")
-        policy = self._policy()
-        check_answers(host, [answer["host"] for answer in answers], port, policy)
-        for answer in answers:
-            _check_own(answer["host"], port, policy)
+        policy, addresses = self._policy(), [answer["host"] for answer in answers]
+        check_answers(host, addresses, port, policy)
+        # Only now, for a socket asks the resolver about whatever is no address.
+        check_answers(host, addresses, port, _own(policy, addresses))
         return answers
 
     async def close(self) -> None:  # type: ignore[explicit-override] # likewise
@@ -353,10 +379,10 @@ def _guarded_factory(
     """Build the last gate: it sees every address, literals included, which skip the resolver."""
 
     def check_and_open(info: aiohttp.AddrInfoType) -> socket.socket:
-        address, port = info[4][:2]
+        address, port = str(info[4][0]), int(info[4][1])
         try:
-            check_address(str(address), int(port), policy())
-            _check_own(str(address), int(port), policy())
+            check_address(address, port, policy())
+            check_address(address, port, _own(policy(), [address]))
         except AddressRefused as refusal:
             noted = _refusals.get()
             if noted is not None:
@@ -373,24 +399,36 @@ def _open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
-def _check_own(address: str, port: int, policy: AddressPolicy) -> None:
-    """Judge an allowed address again, with what the kernel knows: is it one of this machine?"""
-    if is_own(address):
-        check_address(address, port, replace(policy, own_addresses=frozenset({address})))
+def _own(policy: AddressPolicy, addresses: Iterable[str]) -> AddressPolicy:
+    """Add to a policy what the kernel knows: which of these addresses are this machine's."""
+    ours = frozenset(address for address in addresses if is_own(address))
+    return replace(policy, own_addresses=policy.own_addresses | ours) if ours else policy
 
 
 def is_own(address: str) -> bool:
-    """Tell whether an address is one of this machine's.
+    """Tell whether an address is one of this machine's; some 50 us, so nothing is cached.
 
-    Connecting a datagram socket sends nothing, but makes the kernel choose the address we would
-    speak from, and to an own address it speaks from that address. A connection to it would go over
-    the loopback device, past the firewall.
+    A connection to it would go over the loopback device, past the firewall. Nothing is sent to find
+    out. Connecting a datagram socket makes the kernel choose the address we would speak from, and
+    to an own address it speaks from that address; but not where it is a second one of its network,
+    for there it speaks from the first. Only own addresses (and those of groups) can be bound, but
+    none where a sandbox forbids it, and on some machines all can (`ip_nonlocal_bind`).
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address):
+        parsed = parsed.ipv4_mapped or parsed
+    family = socket.AF_INET if isinstance(parsed, IPv4Address) else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect((str(parsed), 9))
+        if ip_address(probe.getsockname()[0]) == parsed:
+            return True
+    return _can_bind(family, str(parsed)) and not _can_bind(family, _NOBODYS[family])
+
+
+def _can_bind(family: socket.AddressFamily, address: str) -> bool:
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((address, 9))
+            probe.bind((address, 0))
         except OSError:
             return False
-        ours: str = probe.getsockname()[0]
-    return ip_address(ours) == ip_address(address)
+        return True

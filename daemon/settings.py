@@ -13,6 +13,7 @@ import msgspec
 
 from daemon.config import ConfigError, Mistake
 from daemon.config.agreement import find_conflicts
+from daemon.config.endpoints import is_address
 from daemon.config.sections import KEYS, SECTIONS, Config
 from daemon.logs import hide
 from daemon.rules.address import AddressPolicy
@@ -129,10 +130,13 @@ def _terms(config: Config) -> Terms:
 
 def _policy(config: Config) -> AddressPolicy:
     public = config.callback.public_url
-    own_name = urlsplit(public).hostname if public else None
+    host = urlsplit(public).hostname if public else None
+    ours = frozenset({host.lower()} if host else ())
+    addresses = frozenset(filter(is_address, ours))
     return AddressPolicy(
         allow_http=config.download.allow_http,
         allow_private=config.download.allow_private,
         allowed_hosts=config.download.allowed_hosts,
-        own_names=frozenset({own_name.lower()} if own_name else ()),
+        own_addresses=addresses,
+        own_names=ours - addresses,
     )

@@ -118,7 +118,7 @@ def parse_host_pattern(text: str) -> str:
         host = parse_host(stem)
     except ValueError:
         host = ""
-    if not host or (stem != text and _is_address(host)):
+    if not host or (stem != text and is_address(host)):
         raise ValueError('expected a host such as "example.com" or "*.example.com"')
     return host if stem == text else f"*.{host}"
 
@@ -187,12 +187,13 @@ def parse_base_url(text: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Tell whether `host` names this machine without asking a resolver (RFC 6761, 6.3)."""
-    if _is_address(host):
+    if is_address(host):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost" or host.endswith(".localhost")
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Tell whether `host` is an IP address, without brackets."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

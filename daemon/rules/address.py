@@ -78,7 +78,7 @@ _AUTHORITY = re.compile(
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 # WHATWG URL, "ends in a number": what resolvers may read as an IPv4 address in a strange spelling.
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_NUMBER = re.compile(r"[0-9]+|0x.*")
 
 
 class AddressRefused(Refused):
@@ -94,8 +94,8 @@ class AddressPolicy:
 
     `allow_http` adds the scheme http and port 80. `allow_private` holds networks that win over
     every other rule about addresses. `allowed_hosts` holds names, `"*.example.com"` for everything
-    below one; empty means any. `own_addresses` and lower-case `own_names` are ours and so never a
-    file host. `literals` permits public IP addresses in place of a name.
+    below one; empty means any. `own_addresses` and `own_names` are ours and so never a file
+    host. `literals` permits public IP addresses in place of a name.
     """
 
     allow_http: bool = False
@@ -160,7 +160,10 @@ def check_answers(host: str, addresses: Sequence[str], port: int, policy: Addres
         AddressRefused: an answer may not be dialled, or the name may not stand for it.
     """
     for address in addresses:
-        check_address(address, port, policy)
+        try:
+            check_address(address, port, policy)
+        except AddressRefused as refusal:
+            raise AddressRefused(f"{host}: {refusal.message}") from None
     if not all(_is_listed(_parsed(address), policy) for address in addresses):
         _check_public_name(host.lower(), policy)
 
@@ -279,7 +282,7 @@ def _check_public_name(host: str, policy: AddressPolicy) -> None:
     *above, last = host.split(".")
     if not above or last in _LOCAL_SUFFIXES:
         raise AddressRefused(f"{host} is not a public name")
-    if host in policy.own_names:
+    if any(host == own.lower() for own in policy.own_names):
         raise AddressRefused(f"{host} is our own name")
 
 

@@ -150,3 +150,25 @@ def test_a_door_for_everyone_keeps_its_token(folder: Path) -> None:
         read(folder, callback={"tokens": [TOKEN]}, admin=admin | {"token": "another-admin-token"})
     )
     assert changed == (["admin.token"], [])
+
+
+@pytest.mark.parametrize(
+    ("public_url", "names", "addresses"),
+    [
+        ("https://MV.example.com/video-callback", {"mv.example.com"}, set()),
+        ("https://198.44.10.9/video-callback", set(), {"198.44.10.9"}),
+        ("https://[2a01:4f8:c0:1::9]/video-callback", set(), {"2a01:4f8:c0:1::9"}),
+        (None, set(), set()),
+    ],
+)
+def test_the_public_address_is_no_file_host(
+    tmp_path: Path, public_url: str | None, names: set[str], addresses: set[str]
+) -> None:
+    """Behind a router it is on no device of this machine, so nobody but the owner knows it."""
+    lines = ['state_dir = "state"', "[callback]"]
+    lines += [f'public_url = "{public_url}"'] if public_url else []
+    (tmp_path / "state").mkdir()
+    (tmp_path / "config.toml").write_text("\n".join(lines))
+    policy = Settings(load(tmp_path / "config.toml", {}).config).policy
+    assert set(policy.own_names) == names
+    assert set(policy.own_addresses) == addresses
