@@ -24,6 +24,8 @@ from daemon.strikes import Strikes
 SERVER: Final = "suno-videod"
 HANDSHAKE_SECONDS: Final = 5.0
 """For TLS; asyncio's own default is a minute."""
+FAREWELL_SECONDS: Final = 2.0
+"""How long the end of TLS is waited for, from somebody who may be gone."""
 PATIENCE_SECONDS: Final = 2.0
 """Nobody gives way before that: of a burst of callbacks most are connected and not read yet."""
 
@@ -62,7 +64,11 @@ class Connections:
         longest = next(iter(self._silent), None)
         if longest is not None and self._silent[longest] <= before:
             self.remove(longest)
+            transport = longest.transport
             longest.force_close()
+            if transport is not None:
+                # Not politely: over TLS the farewell of somebody silent takes its time.
+                transport.abort()
 
     def add(self, connection: "_Connection") -> None:
         """Count a connection that stands."""
@@ -165,6 +171,7 @@ class _Handshake(asyncio.Protocol):
                 *(transport, self, self._tls),
                 server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=FAREWELL_SECONDS,
             )
         except OSError:
             secured = None

@@ -235,10 +235,10 @@ class Downloader:
                 await part.reset()
             part.total_bytes, part.validator = offer.total_bytes, offer.validator
             await self._check_room(part, 0)
-            await self._note_host(response.url.raw_host or "")
             if offer.total_bytes is None and not offer.framed:
                 part.total_bytes = await self._probe_total(task)
             await self._receive(response, offer, part)
+            await self._note_host(response.url.raw_host or "")
         await self._check_end(task, offer, part)
 
     async def _note_host(self, host: str) -> None:

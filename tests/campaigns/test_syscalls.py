@@ -16,7 +16,7 @@ SLICE = [
     Case("running", "log", "fdatasync", 3, "KILL"),
     Case("running", "partial file", "write", 1, "EDQUOT"),
     Case("running", "videos", "fsync", 1, "EIO", lasting=True),
-    Case("running", "final file", "linkat", 1, "ENOSPC"),
+    Case("running", "videos", "linkat", 1, "ENOSPC"),
     Case("running", "partial folder", "fsync", 1, "KILL"),
     Case("stop", "database", "pwrite64", 2, "EIO"),
     Case("first start", "videos", "mkdir", 1, "ENOSPC"),

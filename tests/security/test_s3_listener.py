@@ -175,6 +175,7 @@ async def test_s3_04_who_is_being_answered_never_gives_way(
     """A callback whose commit takes long is not closed for somebody who says nothing."""
     monkeypatch.setattr(listeners, "CROWD", 1)
     monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(callback, "COMMIT_SECONDS", 1.0)
     async with open_desk(tmp_path, run_intake=False) as desk:
         waiting = asyncio.create_task(desk.post(success("t1")))
         await asyncio.sleep(0.2)
@@ -247,9 +248,10 @@ async def test_s3_08_guessers_wait_and_a_good_token_does_not(tmp_path: Path) -> 
 async def test_s3_09_no_answer_names_our_software(tmp_path: Path, line: str) -> None:
     """Nor a redirect, nor a list of methods, nor another protocol; and one word for the server."""
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: eA==")
+    cases: list[tuple[str, ...]] = [(), upgrade, ("Expect: 100-continue",), ("Expect: magic",)]
     async with open_desk(tmp_path) as desk:
-        for headers in ((), upgrade, ("Expect: 100-continue",), ("Expect: magic",)):
-            heard = await say(desk.url, request(line, *headers), patience=1)
+        talks = (say(desk.url, request(line, *headers), patience=1) for headers in cases)
+        for heard, headers in zip(await asyncio.gather(*talks), cases, strict=True):
             assert heard.status in {100, 200, 400, 404, 417}, (line, headers)
             servers = [one for one in heard.text.split("\r\n") if one.lower().startswith("server:")]
             assert set(servers) <= {"Server: suno-videod"}

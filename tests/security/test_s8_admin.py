@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from daemon import admin
 from daemon.rules.redaction import escape_control
 from tests.security.wire import request, say
 from tests.stories.harness import Daemon, Heard, ask, run_on_terminal
@@ -257,17 +256,3 @@ async def test_s8_08_no_endpoint_takes_a_link_or_a_path(stage: Stage) -> None:
     schemas = json.loads(document)["components"]["schemas"]
     for name in ("TrackRequest", "SubmitRequest", "RetryRequest"):
         assert not {"path", "url", "link", "video_url"} & set(schemas[name]["properties"])
-
-
-async def test_s8_01_a_dripping_or_packed_body_is_refused(stage: Stage) -> None:
-    """On the private listener too a body has its time and its form."""
-    assert admin.BODY_SECONDS == 10.0
-    daemon = await stage.daemon(None, admin={"listen": "127.0.0.1:0"})
-    url = daemon.ready["admin_tcp"]
-    host = url.removeprefix("http://")
-    packed = request("POST /v1/tasks", "Content-Encoding: gzip", host=host, body=b"x")
-    assert (await say(url, packed, patience=1)).status == 415
-    slow = request("POST /v1/tasks", "Content-Length: 99", host=host, framed=False)
-    heard = await say(url, slow, patience=15)
-    assert (heard.status, heard.closed) == (408, True)
-    assert heard.seconds < 14

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from daemon import admin
 from daemon.admin import admin_app, guard_socket, guard_tcp
 from daemon.client import Client, DaemonRefused, NoDaemon
 from daemon.config.sections import TcpEndpoint, UnixEndpoint
@@ -26,6 +27,7 @@ from daemon.rules.task import Tidings
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
+from tests.security.wire import request, say
 from tests.stations.holding import hold
 
 NOW = 1_766_000_000_000
@@ -410,6 +412,22 @@ async def test_a_wish_that_is_being_sent_cannot_be_forgotten(call: Call, store: 
     assert refused.value.status == 409
     await store.intents.postpone(intent, None, doubts=2, unheard=2)
     assert (await call("forget", "submit-1"))["forgotten_at"] is not None
+
+
+async def test_a_body_has_its_time_and_its_form(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packed one is refused before it is read, a dripping one when its time is over."""
+    assert admin.BODY_SECONDS == 10.0
+    monkeypatch.setattr(admin, "BODY_SECONDS", 0.5)
+    runner, url = await _tcp(office, None)
+    host = url.removeprefix("http://")
+    packed = request("POST /v1/tasks", "Content-Encoding: gzip", host=host, body=b"x")
+    assert (await say(url, packed, patience=0.3)).status == 415
+    slow = request("POST /v1/tasks", "Content-Length: 99", host=host, framed=False)
+    heard = await say(url, slow, patience=8)
+    assert (heard.status, heard.closed) == (408, True)
+    await close([runner])
 
 
 async def test_a_foreign_page_makes_no_call_with_our_key(office: Office) -> None:
