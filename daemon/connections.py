@@ -1,14 +1,15 @@
 """The connections of one listener: how many there may be, who gives way, what garbage is told.
 
-Rule: a stranger costs a bounded amount of memory. In a crowd those who send nothing give way, the
-longest silent first, so that a flood of idle connections shuts nobody out; who is being answered
-stays. No answer says what software gave it.
+Rule: a stranger costs a bounded amount of memory. In a crowd somebody silent gives way to each that
+comes: of the client that has most of them, the longest silent, so that no flood from one place
+shuts others out. Who is being answered stays. No answer says what software gave it.
 """
 
 # mypy: disable-error-code="explicit-override"
 # typing.override came with Python 3.12.
 
 import asyncio
+import math
 import ssl
 import time
 from collections.abc import Iterator
@@ -19,15 +20,17 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from daemon.strikes import Strikes
+from daemon.rules.forwarded import group_client
+from daemon.strikes import STRIKES_SECONDS, Strikes
 
 SERVER: Final = "suno-videod"
 HANDSHAKE_SECONDS: Final = 5.0
 """For TLS; asyncio's own default is a minute."""
 FAREWELL_SECONDS: Final = 2.0
 """How long the end of TLS is waited for, from somebody who may be gone."""
-PATIENCE_SECONDS: Final = 2.0
-"""Nobody gives way before that: of a burst of callbacks most are connected and not read yet."""
+PATIENCE_SECONDS: Final = 1.0
+"""Who comes from the same place gives way no sooner: of a burst of callbacks most are connected and
+not read yet."""
 
 _log = structlog.get_logger()
 
@@ -35,8 +38,9 @@ _log = structlog.get_logger()
 class Connections:
     """The connections of one listener; `protocol` is what asyncio's servers call for each.
 
-    Beyond `crowd` connections the longest silent one is closed for each that comes, and beyond
-    `most` there is no room for any more. `limits` go to aiohttp's request handler.
+    Beyond `crowd` silent connections one gives way to each that comes, and the others when their
+    patience is over. Beyond `most` who finds nobody to give way is turned away. `limits` go to
+    aiohttp's request handler.
     """
 
     def __init__(self, crowd: int, most: int, **limits: Any) -> None:
@@ -44,74 +48,126 @@ class Connections:
         self._most = most
         self._limits = limits
         self.garbled = Strikes(time.monotonic)
-        self._coming: set[asyncio.BaseProtocol] = set()
         self._open: set[_Connection] = set()
-        self._silent: dict[_Connection, float] = {}
+        self._silent: dict[str, dict[_Connection, float]] = {}
+        """Of each client, the longest silent first."""
+        self._silent_count = 0
+        self._thinning: asyncio.TimerHandle | None = None
+        self._turned_away_at = -math.inf
 
     def protocol(self, server: web.Server, tls: ssl.SSLContext | None) -> asyncio.BaseProtocol:
         """Make the protocol of a connection that was just accepted."""
-        loop = asyncio.get_running_loop()
-        if len(self._open) + len(self._coming) >= self._most:
-            return _TurnedAway()
-        if len(self._open) >= self._crowd:
-            self._make_room(loop.time() - PATIENCE_SECONDS)
-        connection = _Connection(self, server, loop=loop, **self._limits)
-        self._coming.add(connection)
+        connection = _Connection(self, server, **self._limits)
         return connection if tls is None else _Handshake(connection, tls)
 
-    def _make_room(self, before: float) -> None:
-        """Close the connection that has been silent for longest, if it is since `before`."""
-        longest = next(iter(self._silent), None)
-        if longest is not None and self._silent[longest] <= before:
-            self.remove(longest)
-            transport = longest.transport
-            longest.force_close()
-            if transport is not None:
-                # Not politely: over TLS the farewell of somebody silent takes its time.
-                transport.abort()
-
-    def add(self, connection: "_Connection") -> None:
-        """Count a connection that stands."""
-        self._coming.discard(connection)
+    def admit(self, connection: "_Connection", transport: asyncio.Transport) -> bool:
+        """Let a connection in, or abort it; before TLS begins, for a handshake takes room too."""
+        peer = transport.get_extra_info("peername")
+        connection.client = group_client(str(peer[0])) if isinstance(peer, tuple) else ""
+        connection.carrier = transport
+        if self._silent_count >= self._crowd or len(self._open) >= self._most:
+            self._make_room(connection.client)
+        if len(self._open) >= self._most:
+            transport.abort()
+            self._say_turned_away()
+            return False
         self._open.add(connection)
-        self._silent[connection] = asyncio.get_running_loop().time()
+        self._hush(connection)
+        return True
+
+    def _make_room(self, newcomer: str) -> None:
+        """Close the longest silent connection of the client that has most of them.
+
+        A client's own have a moment of patience; others' have not, or a burst would keep him out.
+        """
+        if not self._silent:
+            return
+        client = max(self._silent, key=lambda one: len(self._silent[one]))
+        connection, since = next(iter(self._silent[client].items()))
+        patient = client == newcomer or len(self._silent[client]) == 1
+        if not patient or _now() - since >= PATIENCE_SECONDS:
+            self._close(connection)
+
+    def _thin(self) -> None:
+        """Close those beyond the crowd whose patience is over, also when nobody comes."""
+        self._thinning = None
+        before = _now() - PATIENCE_SECONDS
+        oldest = sorted(
+            ((since, one) for of in self._silent.values() for one, since in of.items()),
+            key=lambda pair: pair[0],
+        )
+        for since, connection in oldest[: max(0, self._silent_count - self._crowd)]:
+            if since <= before:
+                self._close(connection)
+        self._watch_crowd()
+
+    def _watch_crowd(self) -> None:
+        if self._silent_count > self._crowd and self._thinning is None:
+            loop = asyncio.get_running_loop()
+            self._thinning = loop.call_later(PATIENCE_SECONDS / 2, self._thin)
+
+    def _close(self, connection: "_Connection") -> None:
+        self.remove(connection)
+        connection.force_close()
+        if connection.carrier is not None:
+            # Not politely: over TLS the farewell of somebody silent takes its time.
+            connection.carrier.abort()
+
+    def _say_turned_away(self) -> None:
+        """Once a minute: it is a flood, and the log need not be one."""
+        if _now() - self._turned_away_at >= STRIKES_SECONDS:
+            self._turned_away_at = _now()
+            _log.warning("http.crowded", connections=len(self._open))
+
+    def _hush(self, connection: "_Connection") -> None:
+        self._silent.setdefault(connection.client, {})[connection] = _now()
+        self._silent_count += 1
+        self._watch_crowd()
+
+    def _rouse(self, connection: "_Connection") -> None:
+        of_client = self._silent.get(connection.client, {})
+        if of_client.pop(connection, None) is not None:
+            self._silent_count -= 1
+        if not of_client:
+            self._silent.pop(connection.client, None)
 
     def remove(self, connection: "_Connection") -> None:
         """Forget a connection that ended, or never came about."""
-        self._coming.discard(connection)
         self._open.discard(connection)
-        self._silent.pop(connection, None)
+        self._rouse(connection)
 
     @contextmanager
     def answering(self, request: web.Request) -> Iterator[None]:
         """Let nobody close the connection of this request for somebody else."""
         connection = request.protocol
         assert isinstance(connection, _Connection)  # noqa: S101 - `protocol` makes no other
-        self._silent.pop(connection, None)
+        self._rouse(connection)
         try:
             yield
         finally:
             if connection in self._open:
-                self._silent[connection] = asyncio.get_running_loop().time()
+                self._hush(connection)
 
 
 class _Connection(web.RequestHandler):
     """One connection: aiohttp's, counted, and with answers of ours to what it cannot parse."""
 
     def __init__(self, connections: Connections, server: web.Server, **limits: Any) -> None:
-        super().__init__(server, access_log=None, **limits)  # type: ignore[arg-type] # no log at all
-        self._connections = connections
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, access_log=None, **limits)  # type: ignore[arg-type] # no log
+        self.connections = connections
+        self.client = ""
+        self.carrier: asyncio.Transport | None = None
+        """What carries it, below TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connections.add(self)
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
+        if self.carrier is None and not self.connections.admit(self, transport):
+            return
         super().connection_made(transport)
 
-    def remove(self) -> None:
-        """Give the place free."""
-        self._connections.remove(self)
-
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.remove()
+        self.connections.remove(self)
         super().connection_lost(exc)
 
     def handle_error(
@@ -129,7 +185,7 @@ class _Connection(web.RequestHandler):
         client = request.remote or ""
         if isinstance(exc, HttpProcessingError):
             # Scanners send such things all day, and the line of the request may hold a token.
-            if not self._connections.garbled.count(client):
+            if not self.connections.garbled.count(client):
                 _log.info("http.malformed", remote=client, why=type(exc).__name__)
         else:
             _log.error("http.failed", remote=client, status=status, exc_info=exc)
@@ -157,7 +213,8 @@ class _Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
         transport.pause_reading()
-        self._task = asyncio.get_running_loop().create_task(self._shake(transport))
+        if self._connection.connections.admit(self._connection, transport):
+            self._task = asyncio.get_running_loop().create_task(self._shake(transport))
 
     def data_received(self, data: bytes) -> None:
         self._early += data
@@ -176,7 +233,7 @@ class _Handshake(asyncio.Protocol):
         except OSError:
             secured = None
         if secured is None or self._lost:
-            self._connection.remove()
+            self._connection.connections.remove(self._connection)
             transport.abort()
             return
         secured.set_protocol(self._connection)
@@ -185,12 +242,8 @@ class _Handshake(asyncio.Protocol):
             self._connection.data_received(bytes(self._early))
 
 
-class _TurnedAway(asyncio.Protocol):
-    """A connection for which there is no room."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
-        transport.abort()
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def hide_software(_: web.Request, response: web.StreamResponse) -> None:

@@ -18,9 +18,10 @@ from daemon.config.sections import Endpoint, TcpEndpoint
 from daemon.connections import Connections
 
 BACKLOG = 4096
-CROWD = 512
-MOST_CONNECTIONS = 4096
-"""As many as the backlog holds: a storm of callbacks may arrive at once, and each counts."""
+CROWD = 256
+MOST_CONNECTIONS = 2048
+MOST_CONNECTIONS_TLS = 1024
+"""Half a MiB is what a stranger can make of one, with headers that never end or with TLS."""
 MOST_PRIVATE_CONNECTIONS = 256
 KEEPALIVE_SECONDS = 15.0
 LINGER_SECONDS = 2.0

@@ -31,6 +31,7 @@ from daemon.config.sections import Config, Endpoint, Secret, TcpEndpoint, UnixEn
 from daemon.config.tls import load_tls
 from daemon.listeners import (
     MOST_CONNECTIONS,
+    MOST_CONNECTIONS_TLS,
     ListenFailed,
     close,
     listen,
@@ -219,9 +220,10 @@ async def _open_doors(
         runners.append(private)
         addresses["admin_tcp"] = await listen(private, config.admin.listen, 0o600)
     if passed or config.callback.listen is not None:
-        public = public_runner(callback_app(parts.receiver), min(MOST_CONNECTIONS, room))
-        runners.append(public)
         tls = _load_tls(config)
+        most = MOST_CONNECTIONS_TLS if tls else MOST_CONNECTIONS
+        public = public_runner(callback_app(parts.receiver), min(most, room))
+        runners.append(public)
         places = [await listen_on(public, sock, tls) for sock in passed]
         if config.callback.listen is not None and not passed:
             places.append(await listen(public, config.callback.listen, 0o660, tls))

@@ -166,7 +166,41 @@ async def test_s3_04_in_a_crowd_the_silent_give_way(monkeypatch: pytest.MonkeyPa
     assert await _lines_of(fresh) == [b"HTTP/1.1 404"] * 3
     lines = await _lines_of(idle)
     await close([runner])
-    assert lines == [b""] * 3 + [b"HTTP/1.1 404"] * 5
+    # Four were too many, and three gave way.
+    assert lines == [b""] * 7 + [b"HTTP/1.1 404"]
+
+
+async def test_s3_04_a_burst_from_one_place_keeps_nobody_else_out() -> None:
+    """All places are taken within a moment, and who comes from elsewhere has one at once."""
+    runner, url = await _open_room(50)
+    flood = [await asyncio.open_connection(*place(url)) for _ in range(60)]
+    elsewhere = [
+        await asyncio.open_connection(*place(url), local_addr=("127.0.0.2", 0)) for _ in range(5)
+    ]
+    assert await _lines_of(elsewhere) == [b"HTTP/1.1 404"] * 5
+    lines = await _lines_of(flood)
+    await close([runner])
+    # Ten found no room, and five of those that did gave way.
+    assert lines == [b""] * 5 + [b"HTTP/1.1 404"] * 45 + [b""] * 10
+
+
+async def test_s3_04_who_keeps_his_place_by_asking_gives_way_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request now and then on each of many connections is no way to hold the door."""
+    monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.3)
+    runner, url = await _open_room(20)
+    holders = [await asyncio.open_connection(*place(url)) for _ in range(20)]
+    for reader, writer in holders:
+        writer.write(request("GET /"))
+        await reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(0.4)
+    for _ in range(10):
+        heard = await say(url, request("GET /", "Connection: close"))
+        assert heard.status == 404
+    for _, writer in holders:
+        writer.transport.abort()
+    await close([runner])
 
 
 async def test_s3_04_who_is_being_answered_never_gives_way(
