@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -59,9 +58,14 @@ def admin_app(office: Office, guard: Guard, routes: Iterable[web.RouteDef] = ())
             refused = await _refuse_body(request)
         if refused is not None:
             return refused
-        response = await _handle(request, handler)
-        if not harmless:
-            _write_down(request, response.status)
+        status: int | None = None
+        try:
+            response = await _handle(request, handler)
+            status = response.status
+        finally:
+            # Also of somebody who hung up meanwhile: what he wanted may have been done.
+            if not harmless:
+                _write_down(request, status)
         return response
 
     async def protect(_: web.Request, response: web.StreamResponse) -> None:
@@ -95,7 +99,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _refuse_body(request: web.Request) -> web.Response | None:
     """Read the body once for all handlers; say what is wrong with it."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = ",".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
     if encoding != "identity":
         return problem(415, "encoded", "send the body as it is, without Content-Encoding")
     try:
@@ -110,8 +114,8 @@ async def _refuse_body(request: web.Request) -> web.Response | None:
     return None
 
 
-def _write_down(request: web.Request, status: int) -> None:
-    """Say who wanted what, and what came of it."""
+def _write_down(request: web.Request, status: int | None) -> None:
+    """Say who wanted what, and what came of it; None: nobody heard it."""
     about = {
         name: escape_control(value[:200])
         for name, value in request.match_info.items()
@@ -188,8 +192,10 @@ def guard_tcp(
         if is_known(request):
             return None
         # A browser asks without a token first.
-        if request.headers.get("Authorization") and strikes.count(client):
-            return _slow_down()
+        if request.headers.get("Authorization"):
+            if strikes.count(client):
+                return _slow_down()
+            _log.warning("admin.refused", remote=client, why="wrong token")
         refused = problem(401, "unauthorized", "a token is needed (admin.token)")
         refused.headers["WWW-Authenticate"] = 'Basic realm="suno-videod"'
         return refused
@@ -230,7 +236,7 @@ def _refuse_foreign_page(request: web.Request) -> web.Response | None:
     Browsers that know no Sec-Fetch-Site still send Origin with what changes something.
     """
     origin = request.headers.get("Origin")
-    ours = origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    ours = origin is None or origin.partition("://")[2].lower() == request.host.lower()
     if ours and request.headers.get("Sec-Fetch-Site", "none") in {"same-origin", "none"}:
         return None
     return problem(403, "cross_site", "this request was made by a page of another site")

@@ -228,6 +228,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         clock=clock,
         terms=lambda: settings.terms,
         trust_link_after_ms=lambda: settings.trust_link_after_ms,
+        answered_at=lambda: provider.answered_at,
         now=now,
         ring_downloads=bells.downloads.ring,
     )

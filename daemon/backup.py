@@ -9,11 +9,13 @@ read-only, for a second writer could damage the ledger.
 import errno
 import os
 import sqlite3
-from contextlib import closing, suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.folder import sync_directory
+from daemon.folder import open_own_folder, sync_directory
 from daemon.inspection import LEDGER_NAME, decode, find_bad_row, inspect_at_rest, read_only
 from daemon.restoration import BACKUP_ID
 
@@ -46,22 +48,38 @@ def back_up(state_dir: Path, target: Path) -> Copied:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "is there already", str(target))
     inspect_at_rest(state_dir)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        tasks = _copy(source, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.link(part, target)
+        with _workroom(target.parent) as room:
+            # By the descriptor: whoever may write to the folder could change what a path leads to.
+            part = Path(f"/proc/self/fd/{room}/ledger")
+            os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            tasks = _copy(source, part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+                size_bytes = os.fstat(file.fileno()).st_size
+            os.link("ledger", target, src_dir_fd=room)
         sync_directory(target.parent)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise BackupFailed(f"{source} cannot be copied: {error}") from error
+    return Copied(str(target), tasks, size_bytes)
+
+
+@contextmanager
+def _workroom(folder: Path) -> Iterator[int]:
+    """Make a folder that only we can enter beside the target, hold it open, and clear it away."""
+    path = Path(tempfile.mkdtemp(prefix=".backup-", dir=folder))
+    try:
+        with open_own_folder(path) as room:
+            try:
+                yield room
+            finally:
+                for name in os.listdir(room):  # noqa: PTH208 - by its descriptor
+                    os.unlink(name, dir_fd=room)
     finally:
         with suppress(OSError):
-            part.unlink()
-    return Copied(str(target), tasks, target.stat().st_size)
+            path.rmdir()
 
 
 def _copy(source: Path, part: Path) -> int:

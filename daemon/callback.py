@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
+from urllib.parse import unquote
 
 import structlog
 from aiohttp import web
@@ -123,7 +124,9 @@ def callback_app(receiver: Receiver) -> web.Application:
     prefix = f"{receiver.section().path.rstrip('/')}/"
 
     async def answer(request: web.Request) -> web.Response:
-        if not request.path.startswith(prefix):
+        # As it was sent: a slash that is written %2F is none to the proxies that hide this path.
+        path = request.rel_url.raw_path
+        if not path.startswith(prefix):
             return _refuse(404)
         # A scope id of an address may hold anything.
         client = escape_control(
@@ -133,7 +136,7 @@ def callback_app(receiver: Receiver) -> web.Application:
                 receiver.section().trusted_proxies,
             )
         )
-        if not check_token(request.path.removeprefix(prefix), receiver.tokens()):
+        if not check_token(unquote(path.removeprefix(prefix)), receiver.tokens()):
             if receiver.strikes.count(client):
                 return _refuse(429, {"Retry-After": str(int(STRIKES_SECONDS))})
             _log.info("callback.rejected", remote=client, status=404, why="wrong token")
@@ -148,14 +151,20 @@ def callback_app(receiver: Receiver) -> web.Application:
             return _refuse(status)
         return web.Response(body=_RECEIVED, content_type="application/json")
 
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", answer, expect_handler=_expect)
     app.on_response_prepare.append(hide_software)
     return app
 
 
+async def _expect(request: web.Request) -> None:
+    """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); other wishes get no status of their own."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 async def _receive(request: web.Request, receiver: Receiver, client: str) -> int:
     """Take a callback whose token is right; return the HTTP status."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = ",".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
     if encoding != "identity":
         _log.warning(
             "callback.rejected", remote=client, status=415, why=f"Content-Encoding {encoding[:20]}"

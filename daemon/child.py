@@ -6,7 +6,8 @@ launcher lives as long as its socket to us: closing that, or dying, ends the who
 
 The limits of memory, processor time and file size hold for each process, not for all together.
 Superusers have no limit of processes. What a program may see and do as our user, it may: it can
-send us signals, even kill its launcher, and then only it dies for certain, not what it started.
+read our files, speak to our socket, send us signals, even kill its launcher. Then its group is
+killed from here; what left the group lives until the service stops.
 
 Rule: `run_child` returns, raises or is cancelled only when the program and all that it started is
 gone, with its descriptors and its process ids, or when all patience for that has run out. It never
@@ -327,8 +328,20 @@ class _Child:
             if self._is_reaped():
                 break
             then()
+        self._end_orphan()
         if cancelled:
             raise cancelled
+
+    def _end_orphan(self) -> None:
+        """Kill the group of a program whose launcher was killed: it may have outlived that."""
+        words = self._words()
+        if b"gone" not in words and (pid := words.get(b"started")):
+            with suppress(OSError):
+                os.killpg(int(pid), signal.SIGKILL)
+
+    def _words(self) -> dict[bytes, bytes]:
+        lines = (line.partition(b" ") for line in self._said.split(b"\n"))
+        return {word: rest for word, _, rest in lines}
 
     def _is_reaped(self) -> bool:
         return self._gone.done() and self._launcher.poll() is not None
@@ -365,7 +378,7 @@ class _Child:
         for stream in self._streams:
             while not self._is_flooded() and stream.take():
                 pass
-        words = dict(line.partition(b" ")[::2] for line in self._said.split(b"\n"))
+        words = self._words()
         if b"failed" in words:
             step, number = words[b"failed"].decode().split()
             where = {"program": "", "directory": f"folder {directory}: "}.get(step, f"{step}: ")

@@ -12,7 +12,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ HANDSHAKE_SECONDS: Final = 5.0
 """For TLS; asyncio's own default is a minute."""
 FAREWELL_SECONDS: Final = 2.0
 """How long the end of TLS is waited for, from somebody who may be gone."""
+SETTLE_SECONDS: Final = 2.0
 PATIENCE_SECONDS: Final = 1.0
 """Who comes from the same place gives way no sooner: of a burst of callbacks most are connected and
 not read yet."""
@@ -53,6 +54,7 @@ class Connections:
         """Of each client, the longest silent first."""
         self._silent_count = 0
         self._thinning: asyncio.TimerHandle | None = None
+        self._shaking: set[asyncio.Task[None]] = set()
         self._turned_away_at = -math.inf
 
     def protocol(self, server: web.Server, tls: ssl.SSLContext | None) -> asyncio.BaseProtocol:
@@ -74,6 +76,17 @@ class Connections:
         self._open.add(connection)
         self._hush(connection)
         return True
+
+    def begin(self, shaking: Coroutine[Any, Any, None]) -> None:
+        """Let a handshake run."""
+        task = asyncio.get_running_loop().create_task(shaking)
+        self._shaking.add(task)
+        task.add_done_callback(self._shaking.discard)
+
+    async def settle(self) -> None:
+        """Wait a moment for those who are shaking hands: a callback comes behind it."""
+        if self._shaking:
+            await asyncio.wait(self._shaking, timeout=SETTLE_SECONDS)
 
     def _make_room(self, newcomer: str) -> None:
         """Close the longest silent connection of the client that has most of them.
@@ -208,13 +221,12 @@ class _Handshake(asyncio.Protocol):
         self._tls = tls
         self._early = bytearray()
         self._lost = False
-        self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
         transport.pause_reading()
         if self._connection.connections.admit(self._connection, transport):
-            self._task = asyncio.get_running_loop().create_task(self._shake(transport))
+            self._connection.connections.begin(self._shake(transport))
 
     def data_received(self, data: bytes) -> None:
         self._early += data
@@ -230,7 +242,9 @@ class _Handshake(asyncio.Protocol):
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=FAREWELL_SECONDS,
             )
-        except OSError:
+        except OSError as failed:
+            # Its frames hold the buffers of a connection that is gone, in a circle.
+            failed.__traceback__ = None
             secured = None
         if secured is None or self._lost:
             self._connection.connections.remove(self._connection)

@@ -1,10 +1,11 @@
 """Starts one program under limits, watches it, and leaves nothing of it behind.
 
 A script of its own, run as `python -I -S launcher.py DESCRIPTOR` by daemon/child.py, which speaks
-with it over that socket. It says `started`, then how the program itself left (`exited 3`, `killed
-9`) or why it could not be started (`failed program 2`: the step and the errno), and at last `gone`.
-It hears one order (`_read_order`), later perhaps `T` for a polite end; a closed socket, as when the
-daemon was killed, means an end at once. What this process itself prints is in the program's output.
+with it over that socket. It says `started 815` with the process id, then how the program itself
+left (`exited 3`, `killed 9`) or why it could not be started (`failed program 2`: the step and the
+errno), and at last `gone`. It hears one order (`_read_order`), later perhaps `T` for a polite end;
+a closed socket, as when the daemon was killed, means an end at once. What this process itself
+prints is in the program's output.
 
 It imports little, and nothing slow, for every program pays for that.
 
@@ -269,7 +270,7 @@ class _Watch:
                 said = b""
             if descriptor == self._report:
                 self._poll.unregister(descriptor)
-                self.say("started" if not said else f"failed {said.decode()}")
+                self.say(f"started {self._program}" if not said else f"failed {said.decode()}")
                 self._told = bool(said)
             elif descriptor == self._control and not said:
                 return "kill"

@@ -125,7 +125,8 @@ def private_runner(app: web.Application) -> web.AppRunner:
 
 def _runner(app: web.Application, door: _Door, **settings: Any) -> web.AppRunner:
     app[_DOOR] = door
-    app.middlewares.append(_attend)
+    # The outermost: a body that is read by another middleware is a visit too.
+    app.middlewares.insert(0, _attend)
     return web.AppRunner(app, handle_signals=False, **settings)
 
 
@@ -221,6 +222,8 @@ async def close(runners: list[web.AppRunner]) -> None:
     for door in doors:
         for server in door.servers:
             server.close()
+    for door in doors:
+        await door.connections.settle()
     await asyncio.sleep(PAUSE_SECONDS)
     for door in doors:
         if door.waits:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
-from daemon.rules.redaction import escape_control, order_secrets, redact
+from daemon.rules.redaction import cut_secret, escape_control, order_secrets, redact
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -83,8 +83,8 @@ def hide(secrets: Iterable[str]) -> None:
 
 
 def mask(text: str) -> str:
-    """Return `text` as the log would show it, for what is shown elsewhere."""
-    return str(redact(text, _secrets))
+    """Return `text` as the log would show it, for what is shown elsewhere or kept."""
+    return cut_secret(str(redact(text, _secrets)), _secrets)
 
 
 def set_level(level: str) -> None:

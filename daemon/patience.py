@@ -52,6 +52,8 @@ class Patience:
     clock: Clock
     terms: Callable[[], Terms]
     trust_link_after_ms: Callable[[], int]
+    answered_at: Callable[[], int | None]
+    """When the provider last answered a question of this process."""
     now: Callable[[], int]
     ring_downloads: Callable[[], None]
     grace_ms: int = GRACE_MS
@@ -81,8 +83,10 @@ class Patience:
             await asyncio.sleep(pause_ms / 1000)
 
     async def _trust_links(self, patience_ms: int) -> None:
-        now = self.now()
-        for task in await self.store.unanswered(now - patience_ms, BATCH):
+        now, answered_at = self.now(), self.answered_at()
+        # Who answers about others is not silent: these questions wait behind ours, made up or not.
+        silent = answered_at is None or answered_at <= now - patience_ms
+        for task in await self.store.unanswered(now - patience_ms, BATCH, silent=silent):
             beat()
             await self.store.settle(task, now, partial(judge_silence, now=now))
             self.ring_downloads()

@@ -272,7 +272,7 @@ class Store:
         first = await self._tasks(f"WHERE {lane} LIMIT ?", page) if freshest or known else []
         if len(first) < limit:
             first += await self._tasks(f"WHERE {due} ASC LIMIT ?", page)
-        return first[:limit]
+        return first
 
     async def next_due(self, now: int) -> tuple[int | None, int | None]:
         """Return when, after `now`, the next question and the next download step fall due."""
@@ -286,17 +286,17 @@ class Store:
         )
         return rows[0][0], rows[0][1]
 
-    async def unanswered(self, cutoff: int, limit: int) -> list[Task]:
-        """Return expected tasks with a link at hand, and no answer about them since `cutoff`."""
+    async def unanswered(self, cutoff: int, limit: int, *, silent: bool) -> list[Task]:
+        """Return expected tasks with a link and no answer since `cutoff`; `silent`: or unasked."""
         return await self._tasks(
             """
             WHERE state = 'expected' AND forgotten_at IS NULL
                   AND ((link IS NOT NULL AND unanswered_since <= :cutoff)
-                       OR (hint_at <= :cutoff AND (unanswered_since <= :cutoff
-                           OR ask_at <= :cutoff OR coalesce(answered_at, 0) < hint_at)))
+                       OR (hint_at <= :cutoff AND (unanswered_since <= :cutoff OR :silent AND
+                           (ask_at <= :cutoff OR coalesce(answered_at, 0) < hint_at))))
             LIMIT :limit
             """,
-            {"cutoff": cutoff, "limit": limit},
+            {"cutoff": cutoff, "limit": limit, "silent": silent},
         )
 
     async def ending(self, at: int, after_id: int, limit: int) -> list[Task]:

@@ -60,6 +60,11 @@ def find_doubts(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: what is shorter than {SHORT_SECRET} characters can be guessed"
     if values["callback.tls_certificate"] and isinstance(values["callback.listen"], UnixEndpoint):
         yield "callback.tls_certificate: not used on a unix socket, whose proxy speaks TLS"
+    if values["admin.listen"] and values["admin.token"] is None and values["provider.api_key"]:
+        yield "admin.listen: without admin.token every user of this machine can spend your credits"
     public = urlsplit(values["callback.public_url"] or "")
+    last = public.path.rpartition("/")[2]
+    if any(last == token.reveal() for token in values["callback.tokens"]):
+        yield "callback.public_url: expected without the token, which is put behind it"
     if public.scheme == "http" and not is_loopback(public.hostname or ""):
         yield "callback.public_url: without https anyone on the way can read the token"

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon.config.agreement import find_conflicts, find_doubts
+from daemon.config.agreement import SHORT_SECRET, find_conflicts, find_doubts
 from daemon.config.mistakes import ConfigError, Mistake
+from daemon.config.secret import MASK
 from daemon.config.sections import KEYS, SECTIONS, Config, Key, Secret, UnixEndpoint
 from daemon.config.sources import (
     PATH_VARIABLE,
@@ -113,7 +114,12 @@ def show(loaded: Loaded) -> list[tuple[str, str, str]]:
         value: Any = loaded.config
         for part in name.split("."):
             value = getattr(value, part)
-        rows.append((name, key.spelling.write(value), loaded.origins[name]))
+        shown = key.spelling.write(value)
+        for secret in loaded.secrets:
+            # A token that was pasted with the URL, say.
+            if len(secret.reveal()) >= SHORT_SECRET:
+                shown = shown.replace(secret.reveal(), MASK)
+        rows.append((name, shown, loaded.origins[name]))
     return rows
 
 

@@ -29,7 +29,8 @@ def load_tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
         # Without a callback OpenSSL would ask on the terminal.
         context.load_cert_chain(certificate, private_key, refuse)
     except ssl.SSLError as failed:
-        if failed.reason == "KEY_VALUES_MISMATCH":
+        # The second one is a key of another kind than the certificate's.
+        if failed.reason in {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
             raise ValueError(f"{private_key}: not the key of {certificate}") from None
         raise ValueError(
             f"{certificate} and {private_key}: expected a certificate chain and its key, in PEM"

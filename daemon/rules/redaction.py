@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from typing import Final
 
 MASK: Final = "***"
+SHOWN_LIMIT: Final = 7
+"""So many first characters of a secret give nothing away, and stand in many an honest text."""
 # Paths of real links hold raw spaces, so a link reaches to the first question mark on its line.
 # JSON may write the slashes as "\/".
-_QUERY = re.compile(r"(\b(?:https?|ftp):\\?/\\?/[^?#'\"<>\r\n]+)\?[^\s'\"<>]*", re.IGNORECASE)
+# A link without one is taken too, or each scheme in a row of them would be read to the row's end.
+_LINK = re.compile(r"(\b(?:https?|ftp):\\?/\\?/[^?#'\"<>\r\n]+)(\?[^\s'\"<>]*)?", re.IGNORECASE)
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
@@ -43,7 +46,16 @@ def redact(value: object, secrets: tuple[str, ...]) -> object:
 def _redact_text(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
-    return _QUERY.sub(rf"\1?{MASK}", text)
+    return _LINK.sub(lambda found: f"{found[1]}?{MASK}" if found[2] else found[0], text)
+
+
+def cut_secret(text: str, secrets: tuple[str, ...]) -> str:
+    """Mask the beginning of a secret at the end of `text`, which may have been cut there."""
+    for secret in secrets:
+        for length in range(len(secret) - 1, SHOWN_LIMIT, -1):
+            if text.endswith(secret[:length]):
+                return text[:-length] + MASK
+    return text
 
 
 def escape_control(text: str) -> str:

@@ -210,6 +210,9 @@ def _judge_link(
     task: Task, link: str, fresh_link: str | None, now: int, terms: Terms, luck: float
 ) -> Verdict:
     if task.state in IN_PLACE:
+        if task.unconfirmed and not _is_same_place(link, task.link):
+            # The file that is here came from somewhere else: who answers does not vouch for it.
+            return _judge_contradiction(task, now, task.ask_pause_ms or REFRESH_MS)
         return Verdict(None, {"unconfirmed": 0, "ask_at": None})
     changes: dict[str, object] = {
         "unconfirmed": 0,
@@ -235,6 +238,11 @@ def _judge_link(
     pause = 0 if fresh else _pause_refused(task.refusals, terms, luck)
     changes |= {"fetch_at": now + pause, "reason": None, "message": None, "provider_code": None}
     return Verdict(Cause.LINKED, changes)
+
+
+def _is_same_place(link: str, other: str | None) -> bool:
+    """Compare links without their queries, which are signed anew for each answer."""
+    return other is None or link.partition("?")[0] == other.partition("?")[0]
 
 
 def _pause_refused(refusals: int, terms: Terms, luck: float) -> int:

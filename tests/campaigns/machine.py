@@ -127,6 +127,7 @@ class Ledger(RuleBasedStateMachine):
             clock=Clock(lambda: self.now, lambda: self.now),
             terms=lambda: self.terms,
             trust_link_after_ms=lambda: TRUST_AFTER,
+            answered_at=lambda: None,
             now=lambda: self.now,
             ring_downloads=lambda: None,
         )

@@ -313,6 +313,7 @@ class World:
             clock=Clock(self.now, self.now),
             terms=lambda: TERMS,
             trust_link_after_ms=lambda: 6 * HOUR,
+            answered_at=lambda: provider.answered_at,
             now=self.now,
             ring_downloads=self.downloads.ring,
         )

@@ -88,6 +88,17 @@ def test_what_goes_together_is_no_conflict(changed: dict[str, Any]) -> None:
             "callback.hmac_keys: what is shorter than 16",
         ),
         ({"admin.token": Secret("x" * 15)}, "admin.token: what is shorter than 16 characters"),
+        (
+            {"admin.listen": LOOPBACK, "provider.api_key": KEY},
+            "admin.listen: without admin.token",
+        ),
+        (
+            {
+                "callback.tokens": (Secret("x" * 16),),
+                "callback.public_url": f"https://x.example/video-callback/{'x' * 16}",
+            },
+            "callback.public_url: expected without the token",
+        ),
         ({"callback.public_url": "http://x.example"}, "callback.public_url: without https"),
         ({"callback.public_url": "http://10.0.0.1:8080/cb"}, "callback.public_url: without https"),
         ({"callback.public_url": "http://localhost.example"}, "callback.public_url: without https"),

@@ -9,7 +9,7 @@ import pytest
 from daemon.rules.dialect import Outcome
 from daemon.rules.lifecycle import Cause, State
 from daemon.rules.notice import Answer, Evidence
-from daemon.rules.schedule import HOUR, MINUTE, SECOND
+from daemon.rules.schedule import HOUR, MINUTE, REFRESH_MS, SECOND
 from daemon.rules.task import Task
 from daemon.rules.verdict import Verdict, judge_answer, judge_callback, judge_deadline
 from tests.rules.tasks import (
@@ -144,10 +144,21 @@ def test_a_lost_task_that_is_revived_gets_its_chance() -> None:
 @pytest.mark.parametrize("state", IN_PLACE)
 def test_a_link_for_a_finished_file_only_clears_the_mark(state: State) -> None:
     """A later success answer confirms the file that is there, and no one asks again."""
-    verdict = judge(task(state, unconfirmed=1), answered(Evidence.SUCCESS, FRESH))
-    assert verdict.cause is None
-    assert verdict.changes.items() >= {"unconfirmed": 0, "ask_at": None}.items()
-    assert verdict.changes.keys().isdisjoint({"link", "fetch_at"})
+    for unconfirmed, link in ((1, f"{LINK}?signed=anew"), (1, LINK), (0, FRESH)):
+        about = task(state, link=LINK, unconfirmed=unconfirmed)
+        verdict = judge(about, answered(Evidence.SUCCESS, link))
+        assert verdict.cause is None
+        assert verdict.changes.items() >= {"unconfirmed": 0, "ask_at": None}.items()
+        assert verdict.changes.keys().isdisjoint({"link", "fetch_at"})
+
+
+@pytest.mark.parametrize("state", IN_PLACE)
+def test_another_link_than_the_fetched_one_confirms_nothing(state: State) -> None:
+    """The file came from a stranger's link: it stays, with its mark, and that is said."""
+    verdict = judge(task(state, link=LINK, unconfirmed=1), answered(Evidence.SUCCESS, FRESH))
+    assert (verdict.cause, verdict.doubted) == (None, True)
+    assert verdict.changes["ask_at"] == NOW + REFRESH_MS
+    assert verdict.changes.keys().isdisjoint({"unconfirmed", "link", "path", "fetch_at"})
 
 
 # Answers without a link

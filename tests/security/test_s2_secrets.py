@@ -191,6 +191,15 @@ async def test_s2_08_secrets_of_files_credentials_and_variables_stay_inside(
     assert leaks(said, known) == []
 
 
+async def test_s2_08_a_token_in_the_public_url_is_masked(stage: Stage) -> None:
+    """Somebody pasted the whole URL: that is said, and what is shown has no token in it."""
+    url = f"https://mv.example.com/video-callback/{TOKEN}"
+    daemon = await stage.daemon(None, start=False, callback={"public_url": url})
+    check, shown = await daemon.run("config", "check"), await daemon.run("config", "show")
+    assert "callback.public_url: expected without the token" in check.errors
+    assert TOKEN not in shown.output + check.output + check.errors
+
+
 def test_s2_08_a_secret_prints_as_a_mask() -> None:
     """By accident nothing shows it: no format, no JSON, no pickle, no error, no dataclass."""
     secret = Secret("sentinel-of-a-value")

@@ -126,6 +126,8 @@ async def test_s8_03_guessing_the_token_is_slow(stage: Stage) -> None:
         assert (answer.status, answer.headers["Retry-After"]) == (429, "60")
     assert (await call(daemon, "/v1/status", BEARER)).status == 200
     assert (await call(daemon, "/healthz", {})).status == 200
+    # Those that were too many are not written down.
+    assert [one["remote"] for one in daemon.log("admin.refused")] == ["127.0.0.1"] * 5
 
 
 async def test_s8_04_pages_of_other_sites_change_nothing(stage: Stage) -> None:

@@ -5,6 +5,7 @@
 import asyncio
 import shutil
 import sqlite3  # noqa: TID251 - the copy is read as any program would
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
 from itertools import count
@@ -230,3 +231,36 @@ async def test_its_log_belongs_to_it_from_then_on(
     async with open_store(crashed) as store:
         assert await store.task("new") is not None
         assert not await store.restoration.is_due()
+
+
+async def test_who_owns_the_folder_cannot_come_between(
+    store: Store, state_dir: Path, tmp_path: Path
+) -> None:
+    """What he puts in place of the work folder is neither written nor taken for the copy."""
+    await store.adopt(["a"], source="track", label=None, now=1, deadline_at=2, ask_at=None)
+    folder, victim = tmp_path / "shared", tmp_path / "victim"
+    folder.mkdir()
+    victim.mkdir()
+    stop = threading.Event()
+
+    def meddle() -> None:
+        while not stop.is_set():
+            for path in folder.glob(".backup-*"):
+                with suppress(OSError):
+                    path.rename(tmp_path / f"stolen-{path.name}")
+                    path.symlink_to(victim)
+
+    meddler = threading.Thread(target=meddle)
+    meddler.start()
+    try:
+        for number in range(10):
+            with suppress(OSError, BackupFailed):
+                await asyncio.to_thread(back_up, state_dir, folder / f"copy-{number}")
+    finally:
+        stop.set()
+        meddler.join()
+    assert list(victim.iterdir()) == []
+    for path in folder.glob("copy-*"):
+        assert not path.is_symlink()
+        with closing(sqlite3.connect(path)) as copy:
+            assert copy.execute("PRAGMA application_id").fetchone() == (BACKUP_ID,)

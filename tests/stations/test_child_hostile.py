@@ -364,3 +364,16 @@ async def test_a_launcher_that_hangs_is_killed(
     ended = await run(["/bin/true"], tmp_path, seconds=0.3)
     assert ended.cut is Cut.LOST
     assert time.monotonic() - began < 5
+
+
+async def test_a_program_that_kills_its_launcher_ends_all_the_same(tmp_path: Path) -> None:
+    """Even when it gave up its own signal of that death before."""
+    text = """
+import ctypes
+ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(60)
+"""
+    ended = await run(program(tmp_path, text), tmp_path)
+    assert ended.cut is Cut.LOST
+    await until(lambda: not survivors(tmp_path), 5)

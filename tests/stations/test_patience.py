@@ -39,7 +39,9 @@ def sweep(store: Store, gates: Gates, hosts: Hosts, clock: Clock, now: Now) -> S
     """Sweep once after the block; yields how often downloads were rung."""
 
     @asynccontextmanager
-    async def start(*, has_key: bool = True, grace_ms: int = 0) -> AsyncIterator[list[bool]]:
+    async def start(
+        *, has_key: bool = True, grace_ms: int = 0, answered_at: int | None = None
+    ) -> AsyncIterator[list[bool]]:
         terms = Terms(pace=PACE, retry_first_ms=2000, retry_limit_ms=MINUTE, has_key=has_key)
         rung: list[bool] = []
         sweeping = asyncio.create_task(
@@ -50,6 +52,7 @@ def sweep(store: Store, gates: Gates, hosts: Hosts, clock: Clock, now: Now) -> S
                 clock=clock,
                 terms=lambda: terms,
                 trust_link_after_ms=lambda: TRUST_AFTER,
+                answered_at=lambda: answered_at,
                 now=now,
                 ring_downloads=lambda: rung.append(True),
                 grace_ms=grace_ms,
@@ -129,6 +132,19 @@ async def test_a_hint_that_nobody_confirms_is_tried_in_the_end(
     assert (linked.state, linked.link, linked.unconfirmed) == ("wanted", "https://y", 0)
     assert await state_of(store, "young") == "expected"
     assert len(rung) == 2
+
+
+async def test_no_hint_is_tried_while_the_provider_answers_about_others(
+    store: Store, plant: Plant, sweep: Sweep
+) -> None:
+    """Whoever fills our queue with made-up callbacks does not make the provider silent."""
+    await plant("queued", hint="https://x", hint_at=START - TRUST_AFTER, ask_at=START - TRUST_AFTER)
+    async with sweep(answered_at=START - TRUST_AFTER + 1):
+        pass
+    assert await state_of(store, "queued") == "expected"
+    async with sweep(answered_at=START - TRUST_AFTER):
+        pass
+    assert await state_of(store, "queued") == "wanted"
 
 
 async def test_without_a_key_no_hint_waits_for_an_answer(

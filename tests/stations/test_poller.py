@@ -417,3 +417,20 @@ async def test_low_credits_are_said_once(
     told = [log["credits"] for log in logs if log["event"] == "credits.low"]
     assert told == [19, 7]
     assert {left for _, left in await store.balances.since(0)} == {20, 19, 3, 500, 7}
+
+
+async def test_a_task_of_the_owner_has_a_turn_of_its_own(
+    run: Run, store: Store, plant: Plant, simulator: Simulator
+) -> None:
+    """Neither the longest overdue nor the freshest, it stands behind none of the made-up ids."""
+    for number in range(20):
+        await plant(f"old{number}", ask_at=START - 100, source="callback")
+        await plant(f"new{number}", ask_at=START, source="callback")
+    await plant("tracked", ask_at=START - 50, ask_pause_ms=1_000, source="track")
+    async with run():
+
+        async def heard() -> bool:
+            return len(simulator.requests) >= 8
+
+        await until(heard)
+    assert "tracked" in asked(simulator)[:8]
