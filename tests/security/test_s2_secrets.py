@@ -191,6 +191,24 @@ async def test_s2_08_secrets_of_files_credentials_and_variables_stay_inside(
     assert leaks(said, known) == []
 
 
+async def test_s2_08_a_key_that_the_provider_repeats_is_not_kept(stage: Stage) -> None:
+    """Nor its beginning, where the text is cut within it."""
+    provider = await stage.provider()
+    daemon = await stage.daemon(provider)
+    for number, told in enumerate((f"the key {API_KEY} is wrong", "x" * 2028 + API_KEY)):
+        task_id = provider.add_task(Faults(callbacks=()))
+        failed = {"taskId": task_id, "successFlag": "GENERATE_MP4_FAILED", "errorMessage": told}
+        raw = json.dumps({"code": 200, "msg": "ok", "data": failed})
+        provider.script_api(ApiFaults(codes=(Reply(raw=raw),)))
+        await daemon.track(task_id)
+        task = await daemon.until(task_id, "failed")
+        assert task["message"].endswith(("is wrong", "***")), number
+        assert API_KEY[:10] not in task["message"]
+    assert await daemon.stop() == 0
+    kept = (daemon.folder / "state" / "ledger.sqlite3").read_bytes()
+    assert API_KEY[:10].encode() not in kept
+
+
 async def test_s2_08_a_token_in_the_public_url_is_masked(stage: Stage) -> None:
     """Somebody pasted the whole URL: that is said, and what is shown has no token in it."""
     url = f"https://mv.example.com/video-callback/{TOKEN}"

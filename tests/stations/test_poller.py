@@ -420,7 +420,7 @@ async def test_low_credits_are_said_once(
 
 
 async def test_a_task_of_the_owner_has_a_turn_of_its_own(
-    run: Run, store: Store, plant: Plant, simulator: Simulator
+    run: Run, plant: Plant, simulator: Simulator
 ) -> None:
     """Neither the longest overdue nor the freshest, it stands behind none of the made-up ids."""
     for number in range(20):
