@@ -1,7 +1,8 @@
 # `make demo` and `make test` are the whole set-up on a machine with Python 3.11 or newer and make.
 
 PYTHON ?= python3
-JOBS ?= 2
+# More than the cores: most tests wait for timers, processes and disks.
+JOBS ?= 3
 VERSIONS := 3.11 3.12 3.13
 LOCKS := pyproject.toml requirements.lock tests/requirements.lock
 # Nothing is installed that was not tested, byte for byte, and no stranger's build script is run.

@@ -6,26 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 
 import pytest
 
 from daemon.rules.redaction import escape_control
 from tests.security.wire import request, say
-from tests.stories.harness import Daemon, Heard, ask, run_on_terminal
+from tests.stories.harness import ask, run_on_terminal
 from tests.stories.stage import Stage, failure, success
 
 ADMIN_TOKEN = "token-of-the-admin-in-these-tests"
 BEARER = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 TCP = {"listen": "127.0.0.1:0", "token": ADMIN_TOKEN}
 TRACK = '{"task_ids": ["by-a-page"]}'
-
-
-async def call(
-    daemon: Daemon, path: str, headers: Mapping[str, str], method: str = "GET", body: str = ""
-) -> Heard:
-    """Ask the private listener over TCP."""
-    return await ask(method, daemon.ready["admin_tcp"] + path, data=body.encode(), headers=headers)
 
 
 async def test_s8_01_nothing_of_it_is_on_the_public_listener(stage: Stage) -> None:
@@ -117,15 +109,15 @@ async def test_s8_03_guessing_the_token_is_slow(stage: Stage) -> None:
     daemon = await stage.daemon(None, admin=TCP)
     basic = base64.b64encode(f"anybody:{ADMIN_TOKEN}".encode()).decode()
     for headers in (BEARER, {"Authorization": f"Basic {basic}"}):
-        assert (await call(daemon, "/v1/status", headers)).status == 200
-    assert (await call(daemon, f"/v1/status?token={ADMIN_TOKEN}", {})).status == 401
+        assert (await daemon.call("/v1/status", headers)).status == 200
+    assert (await daemon.call(f"/v1/status?token={ADMIN_TOKEN}", {})).status == 401
     for wrong in ("Bearer x", "Basic eDp5", "Bearer t\u00f6ken", "Digest x", ADMIN_TOKEN):
-        assert (await call(daemon, "/v1/status", {"Authorization": wrong})).status == 401
+        assert (await daemon.call("/v1/status", {"Authorization": wrong})).status == 401
     for _ in range(3):
-        answer = await call(daemon, "/v1/status", {"Authorization": "Bearer x"})
+        answer = await daemon.call("/v1/status", {"Authorization": "Bearer x"})
         assert (answer.status, answer.headers["Retry-After"]) == (429, "60")
-    assert (await call(daemon, "/v1/status", BEARER)).status == 200
-    assert (await call(daemon, "/healthz", {})).status == 200
+    assert (await daemon.call("/v1/status", BEARER)).status == 200
+    assert (await daemon.call("/healthz", {})).status == 200
     # Those that were too many are not written down.
     assert [one["remote"] for one in daemon.log("admin.refused")] == ["127.0.0.1"] * 5
 
@@ -146,12 +138,12 @@ async def test_s8_04_pages_of_other_sites_change_nothing(stage: Stage) -> None:
         ({"Sec-Fetch-Site": "none"}, 200),
         ({}, 200),
     ):
-        answer = await call(daemon, "/v1/tasks", {**BEARER, **extra}, "POST", TRACK)
+        answer = await daemon.call("/v1/tasks", {**BEARER, **extra}, "POST", TRACK)
         assert answer.status == status, extra
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
         assert "Set-Cookie" not in answer.headers
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    answer = await call(daemon, "/v1/tasks", preflight, "OPTIONS")
+    answer = await daemon.call("/v1/tasks", preflight, "OPTIONS")
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
     assert answer.status >= 400
 
@@ -230,8 +222,8 @@ async def test_s8_08_who_changed_what_is_in_the_log(stage: Stage) -> None:
     daemon = await stage.daemon(None, admin=TCP)
     await daemon.track("one")
     await daemon.get("/v1/tasks")
-    assert (await call(daemon, "/v1/tasks/one/forget", BEARER, "POST")).status == 200
-    assert (await call(daemon, "/v1/tasks/nobody/retry", BEARER, "POST")).status == 404
+    assert (await daemon.call("/v1/tasks/one/forget", BEARER, "POST")).status == 200
+    assert (await daemon.call("/v1/tasks/nobody/retry", BEARER, "POST")).status == 404
     await daemon.says("admin.acted", status=404)
     acted = daemon.log("admin.acted")
     assert [(one["who"], one["path"], one["status"]) for one in acted] == [
@@ -252,7 +244,7 @@ async def test_s8_08_no_endpoint_takes_a_link_or_a_path(stage: Stage) -> None:
         {"task_ids": ["a"], "path": "/etc/passwd"},
         {"music_task_id": "m", "audio_id": "a", "callBackUrl": "http://127.0.0.1:9/"},
     ):
-        answer = await call(daemon, "/v1/tasks", BEARER, "POST", json.dumps(body))
+        answer = await daemon.call("/v1/tasks", BEARER, "POST", json.dumps(body))
         assert answer.status == 422
     document = json.dumps(await daemon.get("/openapi.json"))
     schemas = json.loads(document)["components"]["schemas"]

@@ -1,8 +1,7 @@
 """The only door out: what leaves for a file host, where redirects lead, who hears the key."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -13,34 +12,10 @@ from daemon.config.secret import Secret
 from daemon.outbound import api_session, customs, file_session, get_file, read_answer, read_chunk
 from daemon.rules.address import AddressPolicy, AddressRefused
 from daemon.rules.failure import Reason, Refused, Trouble
+from tests.security.hosts import host
 
 LOOPBACK = AddressPolicy(allow_http=True, allow_private=(ip_network("127.0.0.1/32"),))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfilm"
-
-
-@asynccontextmanager
-async def host(*answers: bytes, heard: list[bytes] | None = None) -> AsyncIterator[int]:
-    """Run a raw server; `answers` are served in turn, the last one for ever. Yield its port."""
-    left, visits = list(answers), set[asyncio.Task[None]]()
-
-    async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            asked = await reader.readuntil(b"\r\n\r\n")
-            if heard is not None:
-                heard.append(asked)
-            writer.write(left.pop(0) if len(left) > 1 else left[0])
-            await writer.drain()
-        writer.close()
-
-    def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        visits.add(asyncio.create_task(visit(reader, writer)))
-
-    server = await asyncio.start_server(welcome, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await asyncio.wait_for(asyncio.gather(*visits), 5)
 
 
 def redirect(location: str, status: int = 302, more: str = "") -> bytes:

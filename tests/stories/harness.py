@@ -268,6 +268,13 @@ class Daemon:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await ask(method, f"{self.callback}/{token}", data=data, headers=headers)
 
+    async def call(
+        self, path: str, headers: Mapping[str, str], method: str = "GET", body: str = ""
+    ) -> Heard:
+        """Ask the private listener over TCP."""
+        url = self.ready["admin_tcp"] + path
+        return await ask(method, url, data=body.encode(), headers=headers)
+
     def verb(self, *arguments: str, stdin: str = "") -> Ended:
         """Run a verb of the command line with this daemon's configuration."""
         return run_verb("-c", str(self.config), *arguments, stdin=stdin)
