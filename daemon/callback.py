@@ -32,6 +32,7 @@ COMMIT_SECONDS: Final = 10.0
 """The provider hangs up after 15."""
 BATCH_LIMIT: Final = 256
 
+_CONTINUE: Final = "100-continue"
 _RECEIVED: Final = b'{"status":"received"}'
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ def callback_app(receiver: Receiver) -> web.Application:
                 "callback.rejected", remote=client, status=404, why=f"method {request.method[:10]}"
             )
             return _refuse(404)
-        status = await _receive(request, receiver, client)
+        status = await _receive(request, receiver, client) if _expects_to_continue(request) else 417
         if status != 200:  # noqa: PLR2004 - HTTP OK
             return _refuse(status)
         return web.Response(body=_RECEIVED, content_type="application/json")
@@ -157,9 +158,13 @@ def callback_app(receiver: Receiver) -> web.Application:
 
 
 async def _expect(request: web.Request) -> None:
-    """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); other wishes get no status of their own."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); who may not enter hears of nothing else."""
+    if request.headers.get("Expect", "").lower() == _CONTINUE:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _expects_to_continue(request: web.Request) -> bool:
+    return request.headers.get("Expect", _CONTINUE).lower() == _CONTINUE
 
 
 async def _receive(request: web.Request, receiver: Receiver, client: str) -> int:

@@ -264,7 +264,7 @@ async def test_s8_08_who_hangs_up_is_written_down_too(stage: Stage) -> None:
     assert len(daemon.log("admin.acted")) >= len(tasks)
 
 
-async def test_s8_06_no_answer_is_kept_or_guessed_at(stage: Stage) -> None:
+async def test_s3_09_no_answer_of_the_private_listener_is_kept(stage: Stage) -> None:
     """By no browser and no proxy: whatever the answer is, it says so."""
     daemon = await stage.daemon(None, admin={"listen": "127.0.0.1:0"})
     url = daemon.ready["admin_tcp"]
