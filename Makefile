@@ -26,13 +26,13 @@ demo: .venv/installed
 	.venv/bin/suno-videod demo
 
 test: .venv/installed
-	.venv/bin/pytest -n $(JOBS) $(if $(CI),--no-skips)
+	.venv/bin/pytest -n $(JOBS) --dist worksteal $(if $(CI),--no-skips)
 
 check: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest -n $(JOBS) --cov --cov-report=
+	.venv/bin/pytest -n $(JOBS) --dist worksteal --cov --cov-report=
 	.venv/bin/coverage report --include='daemon/rules/*' --fail-under=100
 	.venv/bin/coverage report --omit='daemon/rules/*' --fail-under=95
 	@set -e; for version in $(VERSIONS); do $(MAKE) --no-print-directory test-$$version; done
@@ -41,7 +41,7 @@ check: .venv/installed
 test-%: .venv/installed
 	@if [ -x .venv/bin/python$* ]; then :; \
 	elif [ -z "$(call find_python,$*)" ]; then echo "python$* is not on this machine: not tested"; \
-	else $(MAKE) --no-print-directory .venv-$*/installed && .venv-$*/bin/pytest -n $(JOBS); fi
+	else $(MAKE) --no-print-directory .venv-$*/installed && .venv-$*/bin/pytest -n $(JOBS) --dist worksteal; fi
 
 bench: .venv/installed
 	.venv/bin/python -m tests.benchmarks.acknowledgements

@@ -312,7 +312,8 @@ async def test_nothing_outlives_the_daemon(tmp_path: Path) -> None:
 
 async def test_the_launcher_hears_the_signal_of_a_service_that_stops(tmp_path: Path) -> None:
     """All processes of a service get a SIGTERM from systemd, if it is not told otherwise."""
-    text = ESCAPED + "os.kill(os.getppid(), signal.SIGTERM)" + LINGER
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    text = ESCAPED + deaf + "os.kill(os.getppid(), signal.SIGTERM)" + LINGER
     ended = await run(program(tmp_path, text), tmp_path)
     assert (ended.signal, ended.cut) == (signal.SIGKILL, None)
 
