@@ -15,7 +15,7 @@ from tests.stories.harness import API_KEY
 from tests.stories.stage import Stage, failure, success
 
 ADMIN_TOKEN = "token-of-the-admin-in-these-tests"
-EXAMPLES = environment().get("SCHEMATHESIS_EXAMPLES", "15")
+EXAMPLES = environment().get("SCHEMATHESIS_EXAMPLES", "8")
 # What is wrong with a token is a test of its own: the sixth wrong one in a minute is a 429. What a
 # printable text is, no JSON schema can say.
 NOT_HERE = "ignored_auth,positive_data_acceptance,missing_required_header"

@@ -233,7 +233,7 @@ async def test_many_programs_leave_no_trace(tmp_path: Path) -> None:
 
     await some(20)
     before, memory = descriptors(), kib()
-    await some(120)
+    await some(60)
     assert descriptors() == before
     assert kib() - memory < 1024
     assert not launchers()
