@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.rules.forwarded import find_client
+from daemon.rules.forwarded import find_client, group_client
 
 TRUSTED = [ip_network(network) for network in ("127.0.0.1", "::1", "10.0.0.0/8")]
 ATTACKER = "198.51.100.7"
@@ -82,3 +82,20 @@ def test_any_header(forwarded: list[str]) -> None:
     """Whatever stands there, an address comes out: the peer, or one that was in the header."""
     client = find_client("127.0.0.1", forwarded, TRUSTED)
     assert client == "127.0.0.1" or any(client in header for header in forwarded)
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("no address", "no address"),
+    ],
+)
+def test_who_is_counted_as_one_client(address: str, client: str) -> None:
+    """A host with IPv6 has a whole network of addresses, and each would be a new client."""
+    assert group_client(address) == client
