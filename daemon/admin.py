@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 
 from daemon.config.endpoints import is_loopback
-from daemon.connections import hide_software
+from daemon.connections import hide_software, read_encoding
 from daemon.office import Office, Refusal, answer, problem
 from daemon.openapi import describe
 from daemon.routes import ROUTES
@@ -99,8 +99,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _refuse_body(request: web.Request) -> web.Response | None:
     """Read the body once for all handlers; say what is wrong with it."""
-    encoding = ",".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
-    if encoding != "identity":
+    if read_encoding(request) != "identity":
         return problem(415, "encoded", "send the body as it is, without Content-Encoding")
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -157,7 +156,6 @@ def guard_tcp(
     further: Callable[[], frozenset[str]],
     token: Callable[[], str | None],
     api_key: Callable[[], str | None] = lambda: None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Guard:
     """Let requests in that name us and bring the token, as Bearer or Basic.
 
@@ -165,7 +163,7 @@ def guard_tcp(
     that lead here from elsewhere, at any. Below `/api/v1/` the provider's API key opens as well: an
     application that changed nothing but its base URL sends that.
     """
-    strikes = Strikes(clock)
+    strikes = Strikes(time.monotonic)
 
     def is_ours(host: str, port: int) -> bool:
         name, given = _split_port(host)

@@ -50,13 +50,15 @@ def back_up(state_dir: Path, target: Path) -> Copied:
     inspect_at_rest(state_dir)
     try:
         with _workroom(target.parent) as room:
-            # By the descriptor: whoever may write to the folder could change what a path leads to.
+            # SQLite turns this into a path again, so what it wrote is compared with what is here.
             part = Path(f"/proc/self/fd/{room}/ledger")
             os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            tasks = _copy(source, part)
+            tasks, copied_bytes = _copy(source, part)
             with part.open("rb") as file:
                 os.fsync(file.fileno())
                 size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes != copied_bytes:
+                raise BackupFailed(f"somebody moves folders in {target.parent}: choose another one")
             os.link("ledger", target, src_dir_fd=room)
         sync_directory(target.parent)
     except sqlite3.Error as error:
@@ -82,8 +84,8 @@ def _workroom(folder: Path) -> Iterator[int]:
             path.rmdir()
 
 
-def _copy(source: Path, part: Path) -> int:
-    """Copy, mark and check; return how many tasks there are."""
+def _copy(source: Path, part: Path) -> tuple[int, int]:
+    """Copy, mark and check; return how many tasks there are, and how many bytes."""
     with (
         closing(read_only(source)) as ledger,
         closing(sqlite3.connect(part, isolation_level=None)) as copy,
@@ -99,4 +101,7 @@ def _copy(source: Path, part: Path) -> int:
                 f"{source} is damaged: {found}. Keep the older backups, and restore the newest one"
             )
         ((tasks,),) = copy.execute("SELECT count(*) FROM task").fetchall()
-    return int(tasks)
+        ((size_bytes,),) = copy.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchall()
+    return int(tasks), int(size_bytes)

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from daemon.config.sections import Callback
-from daemon.connections import hide_software
+from daemon.connections import hide_software, read_encoding
 from daemon.logs import mask
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
@@ -169,7 +169,7 @@ def _expects_to_continue(request: web.Request) -> bool:
 
 async def _receive(request: web.Request, receiver: Receiver, client: str) -> int:
     """Take a callback whose token is right; return the HTTP status."""
-    encoding = ",".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
+    encoding = read_encoding(request)
     if encoding != "identity":
         _log.warning(
             "callback.rejected", remote=client, status=415, why=f"Content-Encoding {encoding[:20]}"

@@ -260,6 +260,11 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def read_encoding(request: web.Request) -> str:
+    """Return all Content-Encoding headers as one, `identity` for a body as it is."""
+    return ",".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
+
+
 async def hide_software(_: web.Request, response: web.StreamResponse) -> None:
     """Name no library and no version; for `on_response_prepare`."""
     response.headers["Server"] = SERVER

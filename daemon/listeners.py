@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from daemon.config.endpoints import bracket
 from daemon.config.sections import Endpoint, TcpEndpoint
 from daemon.connections import Connections
 
@@ -154,7 +155,7 @@ async def listen(
 async def _listen_tcp(
     runner: web.AppRunner, endpoint: TcpEndpoint, tls: ssl.SSLContext | None
 ) -> str:
-    shown, protocol = _show(endpoint.host), await _open(runner, tls)
+    shown, protocol = bracket(endpoint.host), await _open(runner, tls)
     try:
         server = await asyncio.get_running_loop().create_server(
             protocol, endpoint.host, endpoint.port, backlog=BACKLOG
@@ -185,7 +186,7 @@ async def listen_on(
         # A name in the abstract namespace is bytes with a leading zero (unix(7)).
         path = address if isinstance(address, str) else f"@{address[1:].decode(errors='replace')}"
         return f"unix:{path}"
-    return f"{_scheme(tls)}://{_show(address[0])}:{address[1]}"
+    return f"{_scheme(tls)}://{bracket(address[0])}:{address[1]}"
 
 
 async def _open(
@@ -201,10 +202,6 @@ async def _open(
 
 def _scheme(tls: ssl.SSLContext | None) -> str:
     return "https" if tls else "http"
-
-
-def _show(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 async def close(runners: list[web.AppRunner]) -> None:

@@ -27,6 +27,7 @@ from daemon.assembly import Parts, build
 from daemon.bell import Bell
 from daemon.callback import callback_app
 from daemon.config import ConfigError, Loaded, load
+from daemon.config.endpoints import bracket
 from daemon.config.sections import Config, Endpoint, Secret, TcpEndpoint, UnixEndpoint
 from daemon.config.tls import load_tls
 from daemon.listeners import (
@@ -212,7 +213,7 @@ async def _open_doors(
         settings = parts.settings
         guard = guard_tcp(
             lambda: _own_names(settings.config),
-            lambda: frozenset(map(_as_in_url, settings.config.admin.hosts)),
+            lambda: frozenset(map(bracket, settings.config.admin.hosts)),
             lambda: _reveal(settings.config.admin.token),
             lambda: _reveal(settings.config.provider.api_key),
         )
@@ -256,12 +257,8 @@ def _reveal(secret: Secret | None) -> str | None:
 def _own_names(config: Config) -> frozenset[str]:
     names = {"localhost", "127.0.0.1", "[::1]"}
     if isinstance(config.admin.listen, TcpEndpoint):
-        names.add(_as_in_url(config.admin.listen.host))
+        names.add(bracket(config.admin.listen.host))
     return frozenset(names)
-
-
-def _as_in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _end_in_any_case() -> None:

@@ -263,7 +263,7 @@ class Store:
     async def due_questions(
         self, now: int, limit: int, *, freshest: bool, known: bool = False
     ) -> list[Task]:
-        """Return tasks to ask about, the longest overdue first.
+        """Return tasks to ask about, the longest overdue first, of each kind up to `limit`.
 
         Before them the `freshest`, or the `known`, which nobody can make up who has the token.
         """

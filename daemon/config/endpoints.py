@@ -74,9 +74,13 @@ def parse_tcp_endpoint(text: str) -> TcpEndpoint | None:
 def format_endpoint(endpoint: Endpoint | None) -> str:
     """Print `endpoint` as it is read; None as ""."""
     if isinstance(endpoint, TcpEndpoint):
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        return f"{host}:{endpoint.port}"
+        return f"{bracket(endpoint.host)}:{endpoint.port}"
     return f"unix:{endpoint.path}" if endpoint else ""
+
+
+def bracket(host: str) -> str:
+    """Write a host as it stands before a port: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
 
 
 def parse_path(text: str) -> Path:

@@ -52,6 +52,8 @@ def _redact_text(text: str, secrets: tuple[str, ...]) -> str:
 def cut_secret(text: str, secrets: tuple[str, ...]) -> str:
     """Mask the beginning of a secret at the end of `text`, which may have been cut there."""
     for secret in secrets:
+        if secret[: SHOWN_LIMIT + 1] not in text[-len(secret) :]:
+            continue
         for length in range(len(secret) - 1, SHOWN_LIMIT, -1):
             if text.endswith(secret[:length]):
                 return text[:-length] + MASK
