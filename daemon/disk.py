@@ -8,7 +8,6 @@ our own disk become `Hindered` here and nowhere else.
 
 import asyncio
 import errno
-import hashlib
 import os
 import stat
 import time
@@ -16,8 +15,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from daemon.digest import Digest
 from daemon.folder import (
     exists,
     holds,
@@ -44,6 +44,11 @@ _PASSING = frozenset(
     }
 )
 """A full or failing disk, or one that is not mounted; anything else is a mistaken setting."""
+
+CLOCK_TICK_NS = 20_000_000
+"""Files are stamped by a clock that stands still for up to 10 ms."""
+EXAMINED_LIMIT = 1_000
+_Stamp: TypeAlias = tuple[int, ...]
 
 T = TypeVar("T")
 
@@ -95,6 +100,7 @@ class Disk:
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="disk")
         self.is_prepared = False
         self._began: dict[object, float] = {}
+        self._examined: dict[Path, tuple[_Stamp, str]] = {}
         self._file_mode = file_mode
         self._directory_mode = directory_mode
 
@@ -165,13 +171,47 @@ class Disk:
         found = os.statvfs(self.directory)
         return found.f_bavail * found.f_frsize
 
-    async def examine(self, path: Path, size_bytes: int) -> tuple[str, Film]:
+    async def examine(self, path: Path, size_bytes: int, digest: Digest) -> tuple[str, Film]:
         """Sync a complete partial file and read it back: its SHA-256, and what film it holds.
+
+        `digest` is what was read back of it already.
 
         Raises:
             Spoiled: it is not a whole film; carries the SHA-256 of what it is.
         """
-        return await self.run(_examine, path, size_bytes)
+        return await self.run(self._examine, path, size_bytes, digest)
+
+    def _examine(self, path: Path, size_bytes: int, digest: Digest) -> tuple[str, Film]:
+        with open_own_folder(path.parent) as partials:
+            descriptor = open_to_read(partials, path.name)
+        if descriptor is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            sync_or_remove(os.fsync, descriptor, path)
+            found = os.fstat(descriptor).st_size
+            digest.advance(descriptor, found)
+            sha256 = digest.hexdigest()
+            if found != size_bytes:
+                raise Spoiled(
+                    Reason.TRUNCATED, f"{found} of {size_bytes} bytes are on the disk", sha256
+                )
+            try:
+                film = inspect(file, size_bytes)
+            except Spoiled as spoiled:
+                spoiled.sha256 = sha256
+                raise
+            self._remember(path, descriptor, sha256)
+            return sha256, film
+
+    def _remember(self, path: Path, descriptor: int, sha256: str) -> None:
+        """Spare publishing a second reading of a file that nobody touched since this one."""
+        found = os.fstat(descriptor)
+        if time.time_ns() - found.st_ctime_ns < CLOCK_TICK_NS:
+            # A change within the same tick of the kernel's clock would show in no stamp.
+            return
+        if len(self._examined) >= EXAMINED_LIMIT:
+            self._examined.clear()
+        self._examined[path] = (_stamp(found), sha256)
 
     async def choose_path(self, name: str, sha256: str) -> Path:
         """Return where content with this SHA-256 may go: its own name, or a name beside it."""
@@ -195,7 +235,7 @@ class Disk:
 
     def _publish(self, part: Path, path: Path, sha256: str) -> bool:
         with open_folder(path.parent) as folder, open_own_folder(part.parent) as partials:
-            if holds(partials, part.name, sha256):
+            if self._is_as_examined(partials, part, sha256) or holds(partials, part.name, sha256):
                 set_mode(partials, part.name, self._file_mode)
                 self._rename(partials, part.name, folder, path.name, sha256)
             elif not holds(folder, path.name, sha256):
@@ -203,6 +243,16 @@ class Disk:
             os.fsync(folder)
             os.fsync(partials)
             return True
+
+    def _is_as_examined(self, partials: int, part: Path, sha256: str) -> bool:
+        stamp, examined = self._examined.pop(part, (None, None))
+        if examined != sha256:
+            return False
+        try:
+            found = os.stat(part.name, dir_fd=partials, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return _stamp(found) == stamp
 
     def _rename(self, partials: int, part: str, folder: int, name: str, sha256: str) -> None:
         try:
@@ -220,24 +270,9 @@ class Disk:
             os.unlink(part, dir_fd=partials)
 
 
-def _examine(path: Path, size_bytes: int) -> tuple[str, Film]:
-    with open_own_folder(path.parent) as partials:
-        descriptor = open_to_read(partials, path.name)
-    if descriptor is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        sync_or_remove(os.fsync, file.fileno(), path)
-        found = os.fstat(file.fileno()).st_size
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != size_bytes:
-            raise Spoiled(
-                Reason.TRUNCATED, f"{found} of {size_bytes} bytes are on the disk", sha256
-            )
-        try:
-            return sha256, inspect(file, size_bytes)
-        except Spoiled as spoiled:
-            spoiled.sha256 = sha256
-            raise
+def _stamp(found: os.stat_result) -> _Stamp:
+    """Return what changes whenever a file does."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def sync_or_remove(sync: Callable[[int], None], descriptor: int, path: Path) -> None:

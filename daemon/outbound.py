@@ -194,12 +194,17 @@ def file_session(
 
 @asynccontextmanager
 async def get_file(
-    session: Session, link: str, policy: AddressPolicy, headers: Mapping[str, str]
+    session: Session,
+    link: str,
+    policy: AddressPolicy,
+    headers: Mapping[str, str],
+    read_bufsize: int | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Ask for a file and yield the answer behind its redirects, whatever its status.
 
     Every hop is judged again, and of `headers` only Range, If-Range, Accept-Encoding and User-Agent
-    travel. The body is the caller's to read, with `read_chunk`.
+    travel. The body is the caller's to read, with `read_chunk`; some two `read_bufsize` of it, in
+    bytes, wait in memory until he does.
 
     Raises:
         AddressRefused: the link, or a hop, may not be dialled.
@@ -214,7 +219,12 @@ async def get_file(
         with customs():
             # `sock_read` begins anew with every byte, so a host could dribble headers for ever.
             async with timeout(_most_seconds(session.timeout)):
-                response = await session.get(_url(here), headers=travelling, allow_redirects=False)
+                response = await session.get(
+                    _url(here),
+                    headers=travelling,
+                    allow_redirects=False,
+                    read_bufsize=read_bufsize,
+                )
         try:
             if response.status not in _REDIRECTS:
                 yield response
@@ -243,7 +253,9 @@ async def post_message(
             return status
 
 
-async def read_chunk(response: aiohttp.ClientResponse, stall_timeout: float) -> bytes:
+async def read_chunk(
+    response: aiohttp.ClientResponse, stall_timeout: float, most_bytes: int = _MIB
+) -> bytes:
     """Read what has arrived of a file, `b""` at its end; wait `stall_timeout` seconds at most.
 
     The end proves nothing: aiohttp ends normally on a broken connection when there is no length.
@@ -255,7 +267,7 @@ async def read_chunk(response: aiohttp.ClientResponse, stall_timeout: float) -> 
         # A malformed chunk in a later packet than the headers makes aiohttp 3.14 forget its reader:
         # neither data, nor an error, nor `sock_read` ever wakes it.
         async with timeout(stall_timeout):
-            return await response.content.readany()
+            return await response.content.read(most_bytes)
 
 
 def _most_seconds(limits: aiohttp.ClientTimeout) -> float:

@@ -2,17 +2,20 @@
 
 Rule: progress is recorded after the bytes were synced, never before, so a crash can only make us
 fetch again what is already there. What the record says beyond the end of the file is forgotten.
+Syncing and hashing go on beside the writing: neither lets the network wait.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiofiles
 
+from daemon.digest import Digest
 from daemon.disk import Disk, own_disk, sync_or_remove, undisturbed
 from daemon.folder import open_own_file, open_own_folder
 from daemon.rules.failure import Hindered
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 SYNC_BYTES: Final = 32 << 20
 """How much may be written before it is synced: the last sync then has little left to do."""
 SYNC_SECONDS: Final = 1.0
+DIGEST_BYTES: Final = 4 << 20
+"""How much is hashed in one go; a shorter file has nothing to gain."""
 
 Record = Callable[[Spans, int | None, str | None], Awaitable[None]]
 """Commits (spans on disk, total size or None, validator or None)."""
@@ -37,11 +42,16 @@ class Partial:
         self.spans = Spans.parse("")
         self.total_bytes: int | None = None
         self.validator: str | None = None
+        self.digest = Digest()
         self._disk = disk
         self._file = file
         self._record = record
+        self._offset = 0
+        self._one_at_a_time = asyncio.Lock()
         self._unsynced_bytes = 0
         self._synced_at = time.monotonic()
+        self._syncing: asyncio.Task[None] | None = None
+        self._digesting: asyncio.Task[None] | None = None
 
     @property
     def end(self) -> int:
@@ -50,52 +60,88 @@ class Partial:
         return gaps[0][0] if gaps else self.total_bytes or 0
 
     async def write(self, start: int, block: memoryview) -> None:
-        """Write a block; sync and record from time to time."""
-        with own_disk():
-            await undisturbed(self._write(start, block))
+        """Write a block of bytes that are missing; sync and record from time to time.
+
+        Raises:
+            Hindered: this block, or one before it, could not be brought to the disk.
+        """
+        async with self._one_at_a_time:
+            with own_disk():
+                await undisturbed(self._write(start, block))
         if self._unsynced_bytes >= SYNC_BYTES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
-            await self.sync()
+            self._syncing = _begin_again(self._syncing, self._sync)
+        if self.end >= self.digest.end + DIGEST_BYTES:
+            self._digesting = _begin_again(self._digesting, self._follow)
 
     async def _write(self, start: int, block: memoryview) -> None:
-        await self._file.seek(start)
+        await self._go_to(start)
         rest = block
         while rest:
             # A raw file may take less than it was given, and says ENOSPC only at the next try.
-            rest = rest[await self._file.write(rest) :]
+            count = await self._file.write(rest)
+            self._offset += count
+            rest = rest[count:]
         self.spans = self.spans.add(start, start + len(block))
         self._unsynced_bytes += len(block)
 
+    async def _go_to(self, start: int) -> None:
+        if self._offset != start:
+            self._offset = await self._file.seek(start)
+
     async def read(self, start: int, count: int) -> bytes:
         """Read back what is on disk."""
-        with own_disk():
-            return await undisturbed(self._read(start, count))
+        async with self._one_at_a_time:
+            with own_disk():
+                return await undisturbed(self._read(start, count))
 
     async def _read(self, start: int, count: int) -> bytes:
-        await self._file.seek(start)
+        await self._go_to(start)
         found = bytearray()
         while len(found) < count:
             piece = await self._file.read(count - len(found))
+            self._offset += len(piece)
             if not piece:
                 break
             found += piece
         return bytes(found)
 
+    async def _follow(self) -> None:
+        await self._disk.run(self.digest.advance, self._file.fileno(), self.end)
+
     async def sync(self) -> None:
-        """Bring everything written to the disk, then record it."""
-        if self._unsynced_bytes == 0:
+        """Bring everything written to the disk, then record it.
+
+        Raises:
+            Hindered: that failed, now or beside the writing; the file is gone.
+        """
+        await self._join()
+        await undisturbed(self._sync())
+
+    async def _join(self) -> None:
+        """Wait for what goes on beside the writing."""
+        beside = [task for task in (self._syncing, self._digesting) if task is not None]
+        self._syncing = self._digesting = None
+        for failure in await undisturbed(_wait_for(beside)):
+            raise failure
+
+    async def _sync(self) -> None:
+        unsynced_bytes, spans = self._unsynced_bytes, self.spans
+        if unsynced_bytes == 0:
             return
+        self._synced_at = time.monotonic()
         try:
             await self._disk.run(sync_or_remove, os.fdatasync, self._file.fileno(), self.path)
         except Hindered:
             # The file is gone; a second try would "succeed" and record it.
             self._unsynced_bytes = 0
             raise
-        await self._record(self.spans, self.total_bytes, self.validator)
-        self._unsynced_bytes = 0
-        self._synced_at = time.monotonic()
+        await self._record(spans, self.total_bytes, self.validator)
+        self._unsynced_bytes -= unsynced_bytes
 
     async def reset(self) -> None:
         """Forget all bytes: another version is going to be written."""
+        await self._join()
+        self.digest = Digest()
         await self._disk.run(os.ftruncate, self._file.fileno(), 0)
         self.spans, self.total_bytes, self.validator = Spans.parse(""), None, None
         self._unsynced_bytes = 0
@@ -132,6 +178,23 @@ async def open_partial(
             yield partial
         finally:
             await undisturbed(partial.sync())
+
+
+def _begin_again(
+    task: asyncio.Task[None] | None, work: Callable[[], Coroutine[Any, Any, None]]
+) -> asyncio.Task[None]:
+    """Begin the work when it is not going on; raise what went wrong with it before."""
+    if task is not None and not task.done():
+        return task
+    if task is not None:
+        task.result()
+    return asyncio.create_task(work())
+
+
+async def _wait_for(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException]:
+    """Wait for all, also when one failed: none may outlive the file that it works on."""
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [result for result in results if result is not None]
 
 
 async def _open(disk: Disk, path: Path, stack: AsyncExitStack) -> "AsyncFileIO":

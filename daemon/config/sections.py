@@ -47,7 +47,7 @@ from daemon.config.spelling import (
     text,
     whole,
 )
-from daemon.config.units import GIB, KIB
+from daemon.config.units import GIB, KIB, MIB
 from daemon.rules.dialect import DIALECTS
 
 __all__ = [
@@ -127,6 +127,10 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     file_mode: Annotated[int, mode(owner=0o600, most=0o666)] = 0o640
     directory_mode: Annotated[int, mode(owner=0o700, most=0o3777)] = 0o750
     concurrency: Annotated[int, whole(1, 256)] = 4
+    # Only a host that limits each connection is fetched faster by several.
+    connections: Annotated[int, whole(1, 16)] = 4
+    min_segment: Annotated[int, size(least=KIB)] = 4 * MIB
+    rate_limit: Annotated[int, size()] = 0
     max_size: Annotated[int, size(least=1)] = 4 * GIB
     connect_timeout: Interval = timedelta(seconds=15)
     stall_timeout: Interval = timedelta(seconds=30)

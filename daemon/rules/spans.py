@@ -84,6 +84,10 @@ class Spans:
             if start < min(end, size_bytes)
         )
 
+    def reach(self, start: int) -> int:
+        """Return the end of the bytes that are here from `start` on; `start` when it is missing."""
+        return next((end for begin, end in self.ranges if begin <= start < end), start)
+
     def covers(self, size_bytes: int) -> bool:
         """Say whether a file of `size_bytes` is here to its last byte."""
         return not self.gaps(size_bytes)

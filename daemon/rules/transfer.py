@@ -39,18 +39,21 @@ class Changed(Exception):
 class Request:
     """What was asked: bytes from `start` on, of the version that `validator` names.
 
-    `validator` is None when the whole file was asked for, without Range.
+    `validator` is None when the whole file was asked for, without Range. `end` is the first byte
+    that was not asked for any more; None: everything to the end.
     """
 
     start: int
     validator: str | None
     total_bytes: int | None
+    end: int | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the request headers that say this."""
         if self.validator is None:
             return {}
-        return {"Range": f"bytes={self.start}-", "If-Range": self.validator}
+        last = "" if self.end is None else self.end - 1
+        return {"Range": f"bytes={self.start}-{last}", "If-Range": self.validator}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +114,9 @@ def _read_part(headers: Mapping[str, str], request: Request) -> Offer:
     if found is None:
         raise Changed("206 without a usable Content-Range")
     first, last, total = found
-    if first != request.start or last != total - 1:
-        raise Changed(f"asked for bytes {request.start}-, got {first}-{last} of {total}")
+    end = total if request.end is None else request.end
+    if (first, last) != (request.start, end - 1):
+        raise Changed(f"asked for bytes {request.start}-{end - 1}, got {first}-{last} of {total}")
     if request.total_bytes is not None and total != request.total_bytes:
         raise Changed(f"the file had {request.total_bytes} bytes and now has {total}")
     length = _read_length(headers)

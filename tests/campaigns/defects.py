@@ -87,8 +87,8 @@ DEFECTS: Final = (
     ),
     _defect(
         "the end of a body without length is believed",
-        "download.py",
-        "            await self._fetch_again(task, part)\n",
+        "attempt.py",
+        "            await self._fetch_again()\n",
         "            part.total_bytes = part.end\n",
         "stations/test_download.py::test_two_different_downloads_without_a_length_prove_nothing",
     ),
@@ -97,7 +97,7 @@ DEFECTS: Final = (
         (
             Change(
                 "daemon/rules/transfer.py",
-                "if first != request.start or last != total - 1:",
+                "if (first, last) != (request.start, end - 1):",
                 "if first < 0:",
             ),
             Change(
@@ -110,9 +110,9 @@ DEFECTS: Final = (
     ),
     _defect(
         "the part is kept when the whole comes",
-        "download.py",
-        "            if offer.start == 0 and part.end:\n                await part.reset()\n",
-        "",
+        "attempt.py",
+        "                await part.reset()\n                segment = Segment(0)\n",
+        "                segment = Segment(0)\n",
         "stations/test_download_hosts.py::test_another_version_takes_the_place_of_the_old_one",
     ),
     _defect(
@@ -131,17 +131,16 @@ DEFECTS: Final = (
     ),
     _defect(
         "the overlap is not compared",
-        "download.py",
-        "if rest[:same] != await part.read(position, same):",
-        "if not await part.read(position, same):",
+        "attempt.py",
+        "if block and block != await self._part.read(start, len(block)):",
+        "if block and not await self._part.read(start, len(block)):",
         "stations/test_download.py::test_the_same_validator_over_other_bytes_is_caught",
     ),
     _defect(
         "the boxes of a film are not walked",
         "disk.py",
-        "            return sha256, inspect(file, size_bytes)\n",
-        "            nothing = (None, None, None, None, None, None)\n"
-        '            return sha256, Film(*nothing, "faststart")\n',
+        "                film = inspect(file, size_bytes)\n",
+        '                film = Film(*(None,) * 6, "faststart")\n',
         "stations/test_download.py::test_what_is_no_whole_film_never_gets_a_name",
     ),
     _defect(
@@ -385,8 +384,8 @@ DEFECTS: Final = (
     _defect(
         "a file that is shorter on the disk is believed",
         "disk.py",
-        "        if found != size_bytes:\n",
-        "        if found > size_bytes:\n",
+        "            if found != size_bytes:\n",
+        "            if found > size_bytes:\n",
         "stations/test_disk.py::test_what_is_no_whole_film_is_spoiled",
     ),
     _defect(
@@ -398,9 +397,9 @@ DEFECTS: Final = (
     ),
     _defect(
         "a length of the whole is not compared at the end",
-        "download.py",
-        "        if part.end != part.total_bytes:\n",
-        "        if part.end > part.total_bytes:\n",
+        "attempt.py",
+        "        if segment.end is not None and segment.reached < segment.end:\n",
+        "        if segment.end is not None and segment.reached < 0:\n",
         "stations/test_download.py::test_a_cut_is_never_taken_for_the_end",
         "stations/test_download_hosts.py",
     ),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.digest import Digest
 from daemon.disk import Disk, own_disk, sync_or_remove, undisturbed
 from daemon.rules.failure import Hindered, Reason, Spoiled
 from daemon.simulator.films import Film
@@ -143,7 +144,7 @@ async def test_the_threads_end_when_it_is_closed(tmp_path: Path) -> None:
 
 async def test_a_film_is_read_back_from_the_disk(disk: Disk) -> None:
     """Its digest and what it is, for the bytes that are there and not those that were sent."""
-    sha256, film = await disk.examine(write_part(disk), len(CONTENT))
+    sha256, film = await disk.examine(write_part(disk), len(CONTENT), Digest())
     assert sha256 == SHA256
     assert film.width
 
@@ -162,7 +163,7 @@ async def test_what_is_no_whole_film_is_spoiled(
 ) -> None:
     """With the digest of what it is, so that the same bad content is known again."""
     with pytest.raises(Spoiled) as caught:
-        await disk.examine(write_part(disk, content), size_bytes)
+        await disk.examine(write_part(disk, content), size_bytes, Digest())
     assert caught.value.reason is reason
     assert caught.value.sha256 == hashlib.sha256(content).hexdigest()
 

@@ -8,9 +8,9 @@ from email.utils import formatdate
 
 import pytest
 
-from daemon import download
 from daemon.disk import Disk
 from daemon.download import Downloader
+from daemon.rules import speed
 from daemon.rules.failure import Reason, Refused, Spoiled, StepFailed, Trouble
 from daemon.rules.filename import name_partial
 from daemon.rules.task import Task
@@ -336,7 +336,7 @@ async def test_a_host_that_would_take_days_is_left_for_another_time(
     make_downloader: Make, want: Want, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fast enough never to stall, too slow to hold a worker for ever; the bytes are kept."""
-    monkeypatch.setattr(download, "PATIENCE_SECONDS", 0.6)
+    monkeypatch.setattr(speed, "PATIENCE_SECONDS", 0.6)
     steps: list[Act] = []
     for start in range(0, len(WHOLE), 2_000):
         steps += [WHOLE[start : start + 2_000], 0.05]

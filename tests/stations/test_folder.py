@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.digest import Digest
 from daemon.disk import Disk
 from daemon.folder import exists, open_folder, open_own_file, open_own_folder, open_to_read
 from daemon.rules.failure import Hindered
@@ -121,7 +122,7 @@ async def test_nothing_is_taken_from_a_folder_that_is_not_ours(disk: Disk, tmp_p
     part.parent.rmdir()
     part.parent.symlink_to(elsewhere)
     with pytest.raises(Hindered):
-        await disk.examine(part, 4)
+        await disk.examine(part, 4, Digest())
     with pytest.raises(Hindered):
         await disk.publish(part, disk.directory / "a.mp4", hashlib.sha256(b"film").hexdigest())
     assert [path.name for path in disk.directory.iterdir()] == [".partial"]

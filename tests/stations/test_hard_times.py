@@ -17,7 +17,7 @@ import structlog
 from daemon.bell import Bell
 from daemon.config.secret import Secret
 from daemon.disk import Disk
-from daemon.download import FAIR_SPEED, PATIENCE_SECONDS, Downloader, _Speed
+from daemon.download import Downloader
 from daemon.gates import Gates
 from daemon.hosts import Hosts
 from daemon.logs import LINES_LIMIT, ThreadedStream, set_up_logs
@@ -31,6 +31,7 @@ from daemon.rules.filename import name_partial
 from daemon.rules.lifecycle import Cause, State
 from daemon.rules.notice import Answer, Evidence, Notice
 from daemon.rules.schedule import API_FAILURES, HOUR, MINUTE, SECOND, Pace
+from daemon.rules.speed import FAIR_SPEED, PATIENCE_SECONDS, Speed
 from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import Terms, judge_answer
 from daemon.store import Store, StoreFailed, survive
@@ -77,12 +78,12 @@ async def test_headers_that_dribble_come_to_an_end() -> None:
 
 def test_a_body_may_be_slow_for_ten_minutes_and_no_longer() -> None:
     """Above the configured minimum a host holds a worker only as long as it is fair to others."""
-    patient = _Speed(1, 60)
+    patient = Speed(1, 60)
     for _ in range(int(PATIENCE_SECONDS // 10)):
         patient.count(10 * FAIR_SPEED // 2, 10)
     with pytest.raises(Trouble, match="in 10 minutes"):
         patient.count(10, 10)
-    quick = _Speed(1, 60)
+    quick = Speed(1, 60)
     for _ in range(100):
         quick.count(20 * FAIR_SPEED, 10)
 

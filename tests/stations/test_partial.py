@@ -3,6 +3,8 @@
 # ruff: noqa: ASYNC240 - a test may wait for its own disk
 
 import asyncio
+import errno
+import hashlib
 import os
 import stat
 import threading
@@ -101,16 +103,91 @@ async def test_nothing_written_is_nothing_recorded(begin: Begin, records: list[R
 async def test_the_record_keeps_up_with_long_downloads(
     begin: Begin, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash costs a second's bytes, or 32 MiB, whichever is less."""
+    """A crash costs a second's bytes, or 32 MiB, whichever is less; the writing does not wait."""
     monkeypatch.setattr(partial, "SYNC_BYTES", 8)
+
+    async def recorded(*spans: str) -> None:
+        async with asyncio.timeout(5):
+            while [spans for spans, _, _ in records] != list(spans):  # noqa: ASYNC110 - a list
+                await asyncio.sleep(0.001)
+
     async with begin() as part:
-        for start in range(0, 20, 4):
+        for start in range(0, 8, 4):
             await part.write(start, memoryview(b"abcd"))
-        assert [spans for spans, _, _ in records] == ["0-8", "0-16"]
+        await recorded("0-8")
+        for start in range(8, 16, 4):
+            await part.write(start, memoryview(b"abcd"))
+        await recorded("0-8", "0-16")
+        await part.write(16, memoryview(b"abcd"))
         monkeypatch.setattr(partial, "SYNC_SECONDS", 0.05)
         await asyncio.sleep(0.06)
         await part.write(20, memoryview(b"e"))
-        assert [spans for spans, _, _ in records] == ["0-8", "0-16", "0-21"]
+        await recorded("0-8", "0-16", "0-21")
+
+
+async def test_bytes_that_come_while_others_are_synced_wait_for_the_next_record(
+    tmp_path: Path, path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what stood in the file when the sync began is known to be on the disk."""
+    monkeypatch.setattr(partial, "SYNC_BYTES", 4)
+    hold = threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda _: hold.wait())
+    wide = Disk(tmp_path, workers=2, file_mode=0o600, directory_mode=0o700)
+    async with Begin(wide, path, records)() as part:
+        await part.write(0, memoryview(b"abcd"))
+        await part.write(4, memoryview(b"efgh"))
+        assert records == []
+        hold.set()
+        await part.sync()
+    wide.close()
+    assert [spans for spans, _, _ in records] == ["0-4", "0-8"]
+    assert path.read_bytes() == b"abcdefgh"
+
+
+@pytest.mark.parametrize("beside", ["sync", "digest"])
+async def test_what_fails_beside_the_writing_is_felt_by_the_next_write(
+    begin: Begin, records: list[Record], monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    """A disk that cannot be synced, or not be read back, is noticed before the end."""
+    monkeypatch.setattr(partial, "SYNC_BYTES", 4)
+    monkeypatch.setattr(partial, "DIGEST_BYTES", 4)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    async def write_on() -> None:
+        async with begin() as part:
+            if beside == "sync":
+                monkeypatch.setattr(os, "fdatasync", fail)
+            else:
+                monkeypatch.setattr(part.digest, "advance", fail)
+            for start in range(0, 400, 4):
+                await part.write(start, memoryview(b"abcd"))
+                await asyncio.sleep(0.002)
+            pytest.fail("nobody noticed")
+
+    with pytest.raises(Hindered, match="broken"):
+        await write_on()
+    assert records == [] or beside == "digest"
+
+
+async def test_the_digest_follows_the_first_bytes_and_begins_anew_with_a_new_version(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never reads a byte that may still change: behind a gap nothing is hashed."""
+    monkeypatch.setattr(partial, "DIGEST_BYTES", 4)
+    async with begin() as part:
+        await part.write(100, memoryview(b"behind"))
+        await part.write(0, memoryview(b"abcd"))
+        await part.write(4, memoryview(b"ef"))
+        await part.sync()
+        assert part.digest.end in {4, 6}
+        assert part.digest.hexdigest() == hashlib.sha256(b"abcdef"[: part.digest.end]).hexdigest()
+        await part.reset()
+        assert part.digest.end == 0
+        await part.write(0, memoryview(b"ABCD"))
+        await part.sync()
+        assert part.digest.hexdigest() == hashlib.sha256(b"ABCD").hexdigest()
 
 
 @pytest.mark.parametrize(
