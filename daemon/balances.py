@@ -7,10 +7,11 @@ from daemon.statements import Fetch
 
 
 class Balances:
-    """The table `balance`; the store makes it and hands it its connection."""
+    """The table `balance`; the store makes it and hands it its connections."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, look: Fetch) -> None:
         self._fetch = fetch
+        self._look = look
 
     async def record(self, now: int, credits_left: float) -> None:
         """Keep what the provider said was left."""
@@ -18,7 +19,7 @@ class Balances:
 
     async def since(self, since: int) -> list[tuple[int, float]]:
         """Return the balances since then, and the last one before, the oldest first."""
-        rows = await self._fetch(
+        rows = await self._look(
             """
             SELECT at, credits FROM balance
             WHERE at >= coalesce((SELECT max(at) FROM balance WHERE at < :since), :since)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -73,6 +74,21 @@ async def open_database(
                 lock.mark("open", ballast)
             with _closing_mark(lock, path):
                 yield connection
+
+
+@asynccontextmanager
+async def open_reader(state_dir: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """Open the ledger beside the connection that writes, for reading alone.
+
+    A reader never holds a commit up, nor is held up by one. It goes first: the connection that is
+    closed last folds the log in, and this one cannot.
+    """
+    uri = f"file:{quote(str(state_dir / LEDGER_NAME))}?mode=ro"
+    async with aiosqlite.connect(uri, uri=True, isolation_level=None) as connection:
+        connection.text_factory = decode
+        for name in ("busy_timeout", "temp_store"):
+            await connection.execute_fetchall(f"PRAGMA {name} = {_PRAGMAS[name]}")
+        yield connection
 
 
 @contextmanager
@@ -152,6 +168,17 @@ _PRAGMAS = MappingProxyType(
 )
 
 
+_MIGRATING = MappingProxyType(
+    {
+        # KiB. Rows are looked up by the million; else SQLite's own 2 MiB do.
+        "cache_size": -64 << 10,
+        # Where the library is built to overwrite what is deleted, a table that is dropped would
+        # go through the log, and through memory.
+        "secure_delete": 0,
+    }
+)
+
+
 async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
     """Set and check the connection, bring the file to the newest schema, load the moves.
 
@@ -200,6 +227,11 @@ async def _count_steps(connection: aiosqlite.Connection, path: Path) -> int:
 
 
 async def _migrate(connection: aiosqlite.Connection, seen: int) -> None:
+    if seen == len(MIGRATIONS):
+        return
+    usual = {name: await _read(connection, f"PRAGMA {name}") for name in _MIGRATING}
+    for name, value in _MIGRATING.items():
+        await connection.execute_fetchall(f"PRAGMA {name} = {value}")
     for number, statements in enumerate(MIGRATIONS[seen:], seen + 1):
         await connection.execute("BEGIN IMMEDIATE")
         try:
@@ -210,6 +242,9 @@ async def _migrate(connection: aiosqlite.Connection, seen: int) -> None:
             await connection.execute("ROLLBACK")
             raise
         await connection.execute("COMMIT")
+    for name, before in usual.items():
+        await connection.execute_fetchall(f"PRAGMA {name} = {before}")
+    await connection.execute_fetchall("PRAGMA shrink_memory")
 
 
 async def _read(connection: aiosqlite.Connection, pragma: str) -> int | str:

@@ -72,7 +72,7 @@ class Intents:
         """Return when, after `now`, the next one is to be sent."""
         rows = await self._fetch(
             """
-            SELECT min(send_at) FROM submission JOIN task ON task.id = submission.task
+            SELECT min(send_at) FROM submission CROSS JOIN task ON task.id = submission.task
             WHERE send_at > ? AND state = 'expected' AND forgotten_at IS NULL
             """,
             (now,),
@@ -173,9 +173,11 @@ class Intents:
                             WHERE cause = 'declined' AND before = task.state),
                    reason = 'provider_error', message = 'the daemon stopped before it was sent',
                    fetch_at = NULL, updated_at = ?, version = version + 1
-            WHERE source = 'gateway' AND state = 'expected' AND EXISTS
-                  (SELECT 1 FROM submission WHERE task = task.id AND local_id = task.task_id
-                   AND tries = 0 AND settled_at IS NULL)
+            WHERE source = 'gateway' AND state = 'expected' AND id IN
+                  (SELECT task FROM submission INDEXED BY submission_unsent
+                   WHERE settled_at IS NULL AND tries = 0)
+                  AND EXISTS (SELECT 1 FROM submission WHERE task = task.id
+                              AND local_id = task.task_id AND tries = 0 AND settled_at IS NULL)
             """,
             (now,),
         )

@@ -92,11 +92,12 @@ class Patience:
             self.ring_downloads()
 
     async def _look_at_deadlines(self) -> None:
-        now, terms, after_id = self.now(), self.terms(), 0
+        now, terms = self.now(), self.terms()
+        last: Task | None = None
         on_trial = not any(self.gates.is_shut(name) for name in TRIAL_GATES)
-        while tasks := await self.store.ending(now + NEAR_LEVELS_MS[0], after_id, BATCH):
+        while tasks := await self.store.ending(now + NEAR_LEVELS_MS[0], last, BATCH):
             for task in tasks:
-                after_id = task.id
+                last = task
                 beat()
                 await self._warn(task, now)
                 by_clock_alone = not terms.has_key and task.link is None

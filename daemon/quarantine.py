@@ -12,16 +12,18 @@ from typing import Final
 
 from daemon.rules.task import Held, Unread
 from daemon.rules.ulid import LUCK_BYTES, make_ulid
+from daemon.selections import NEWEST_ID
 from daemon.statements import Fetch
 
 _HELD: Final = ", ".join(field.name for field in fields(Held))
 
 
 class Quarantine:
-    """The table `quarantine`; the store makes it and hands it its connection."""
+    """The table `quarantine`; the store makes it and hands it its connections."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, look: Fetch) -> None:
         self._fetch = fetch
+        self._look = look
 
     async def keep(self, batch: Sequence[Unread]) -> list[Held]:
         """Keep bodies that cannot be read; the same bytes again only raise `copies`.
@@ -51,19 +53,15 @@ class Quarantine:
 
     async def page(self, limit: int, before_number: int | None = None) -> list[Held]:
         """Return a page of callbacks in quarantine, the newest first."""
-        rows = await self._fetch(
-            f"""
-            SELECT {_HELD} FROM quarantine
-            WHERE :before IS NULL OR number < :before
-            ORDER BY number DESC LIMIT :limit
-            """,
-            {"before": before_number, "limit": limit},
+        rows = await self._look(
+            f"SELECT {_HELD} FROM quarantine WHERE number < ? ORDER BY number DESC LIMIT ?",
+            (NEWEST_ID if before_number is None else before_number, limit),
         )
         return [Held(*row) for row in rows]
 
     async def one(self, held_id: str) -> Held | None:
         """Return one callback in quarantine."""
-        rows = await self._fetch(f"SELECT {_HELD} FROM quarantine WHERE id = ?", (held_id,))
+        rows = await self._look(f"SELECT {_HELD} FROM quarantine WHERE id = ?", (held_id,))
         return Held(*rows[0]) if rows else None
 
     async def forget(self, held_id: str, now: int) -> Held | None:

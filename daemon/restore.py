@@ -9,7 +9,7 @@ import asyncio
 import structlog
 
 from daemon.disk import Disk
-from daemon.rules.lifecycle import Cause, State
+from daemon.rules.lifecycle import Cause
 from daemon.rules.request import judge_retry
 from daemon.rules.task import Task
 from daemon.rules.verdict import NOTHING_ON_DISK, Terms, Verdict
@@ -47,9 +47,9 @@ async def take_over(store: Store, disk: Disk, now: int, terms: Terms) -> None:
 async def _fetch_missing(store: Store, disk: Disk, now: int, terms: Terms) -> int:
     """Open what is finished without its file, and can still be fetched; return how many."""
     missing, before_id = 0, None
-    while tasks := await store.tasks((State.STORED, State.DONE), PAGE, before_id):
+    while tasks := await store.obtainable(now, PAGE, before_id):
         for task in tasks:
-            if task.deadline_at > now and not await disk.has(task.path or "", task.size_bytes):
+            if not await disk.has(task.path or "", task.size_bytes):
                 missing += 1
                 task, _ = await store.settle(task, now, _judge_missing)  # noqa: PLW2901
                 if not terms.has_key:

@@ -286,5 +286,109 @@ _FOURTH = (
     """,
 )
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+# By the number of its row: ids are random, and in an index of a million of them each callback costs
+# a page of its own in the log.
+_FIFTH = (
+    "DROP TRIGGER task_adopted",
+    "DROP TRIGGER task_moved",
+    "DROP TRIGGER intent_named",
+    """
+    CREATE TABLE history_by_row (
+        id INTEGER PRIMARY KEY,
+        task INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        before TEXT,
+        after TEXT NOT NULL,
+        cause TEXT NOT NULL,
+        reason TEXT
+    ) STRICT
+    """,
+    # Before its rows: it is made of them in memory otherwise.
+    "CREATE INDEX history_of_row ON history_by_row (task)",
+    """
+    INSERT INTO history_by_row (id, task, at, before, after, cause, reason)
+    SELECT history.id, task.id, at, before, after, history.cause, history.reason
+    FROM history CROSS JOIN task ON task.task_id = history.task_id ORDER BY history.id
+    """,
+    "DROP TABLE history",
+    "ALTER TABLE history_by_row RENAME TO history",
+    """
+    CREATE TRIGGER task_adopted AFTER INSERT ON task BEGIN
+        INSERT INTO history (task, at, before, after, cause, reason)
+        VALUES (new.id, new.updated_at, NULL, new.state, new.cause, new.reason);
+    END
+    """,
+    """
+    CREATE TRIGGER task_moved AFTER UPDATE OF state ON task WHEN old.state <> new.state BEGIN
+        INSERT INTO history (task, at, before, after, cause, reason)
+        VALUES (new.id, new.updated_at, old.state, new.state, new.cause, new.reason);
+    END
+    """,
+    # As before, but for the history: it follows its row, and moves only where two rows become one.
+    f"""
+    CREATE TRIGGER intent_named INSTEAD OF UPDATE OF task_id ON intent BEGIN
+        UPDATE history SET task = (SELECT id FROM task WHERE task_id = new.task_id)
+        WHERE task = old.task AND EXISTS (SELECT 1 FROM task WHERE task_id = new.task_id);
+        UPDATE task SET
+            label = COALESCE(label, old.label),
+            music_task_id = COALESCE(music_task_id, old.music_task_id),
+            audio_id = COALESCE(audio_id, old.audio_id),
+            source = CASE source WHEN 'callback' THEN old.source ELSE source END,
+            ask_at = iif(forgotten_at IS NULL, ask_at, new.send_at),
+            asked_since = iif(forgotten_at IS NULL, asked_since, new.settled_at),
+            forgotten_at = NULL,
+            version = version + 1
+        WHERE task_id = new.task_id;
+        UPDATE submission SET
+            task = COALESCE((SELECT id FROM task WHERE task_id = new.task_id), old.task),
+            application_url = new.application_url,
+            calling = 0, send_at = NULL, settled_at = new.settled_at
+        WHERE id = old.id;
+        DELETE FROM task
+        WHERE id = old.task AND EXISTS
+            (SELECT 1 FROM task WHERE task_id = new.task_id AND id <> old.task);
+        UPDATE task SET
+            task_id = new.task_id, ask_at = new.send_at, asked_since = new.settled_at,
+            ask_pause_ms = 0, fetch_at = NULL, reason = NULL, message = NULL, forgotten_at = NULL,
+            updated_at = new.settled_at, version = version + 1
+        WHERE id = old.task;
+        {_FORGET_OLDER.format(which="submission.id = old.id")};
+        {_TELL} AND submission.id = old.id;
+    END
+    """,
+    "CREATE INDEX task_claimed ON task (claimed_at) WHERE claimed_at IS NOT NULL",
+    # In the order of the queue, with what decides whether a row is read at all.
+    """
+    CREATE INDEX task_to_fetch_by_deadline ON task (failures > 0, deadline_at, id, fetch_at)
+    WHERE state IN ('wanted', 'verified', 'stored')
+    """,
+    """
+    CREATE INDEX task_to_fetch_by_age ON task (failures > 0, id, fetch_at, deadline_at)
+    WHERE state IN ('wanted', 'verified', 'stored')
+    """,
+    """
+    CREATE INDEX task_open ON task (deadline_at, id)
+    WHERE state IN ('expected', 'wanted', 'verified') AND forgotten_at IS NULL
+    """,
+    """
+    CREATE INDEX task_unasked ON task (state)
+    WHERE ask_at IS NULL AND forgotten_at IS NULL AND state IN ('expected', 'wanted')
+    """,
+    """
+    CREATE INDEX task_failed_unasked ON task (deadline_at)
+    WHERE ask_at IS NULL AND forgotten_at IS NULL AND state = 'failed' AND answered_at IS NULL
+    """,
+    """
+    CREATE INDEX task_hinted ON task (hint_at)
+    WHERE state = 'expected' AND forgotten_at IS NULL AND hint_at IS NOT NULL
+    """,
+    """
+    CREATE INDEX task_linked ON task (unanswered_since)
+    WHERE state = 'expected' AND forgotten_at IS NULL AND link IS NOT NULL
+    """,
+    "CREATE INDEX submission_unsent ON submission (tries, task) WHERE settled_at IS NULL",
+    "CREATE INDEX quarantine_open ON quarantine (number) WHERE forgotten_at IS NULL",
+)
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 """`PRAGMA user_version` is the number of steps that a file has seen."""

@@ -20,9 +20,10 @@ from typing import Final
 import aiosqlite
 import structlog
 
+from daemon import selections
 from daemon.balances import Balances
 from daemon.ballast import Ballast
-from daemon.database import open_database
+from daemon.database import open_database, open_reader
 from daemon.due_times import DueTimes
 from daemon.inspection import is_fatal, is_full, note_failure
 from daemon.intents import Intents
@@ -79,20 +80,23 @@ class Store:
     def __init__(
         self,
         connection: aiosqlite.Connection,
+        reader: aiosqlite.Connection,
         observe: Callable[[Move], None],
         make_room: Callable[[], bool],
     ) -> None:
         self._connection = connection
+        self._reader = reader
+        self._counted: tuple[int, dict[str, int]] | None = None
         self._observe = observe
         self._make_room = make_room
         self._failing = False
         self._broken = asyncio.Event()
-        self.balances = Balances(self._fetch)
+        self.balances = Balances(self._fetch, self._look)
         self.sightings = Sightings(self._fetch)
         self.intents = Intents(self._fetch)
         self.outbox = Outbox(self._fetch)
-        self.due_times = DueTimes(self._fetch)
-        self.quarantine = Quarantine(self._fetch)
+        self.due_times = DueTimes(self._fetch, self._look)
+        self.quarantine = Quarantine(self._fetch, self._look)
         self.restoration = Restoration(self._fetch)
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Task]:
@@ -223,23 +227,14 @@ class Store:
 
     async def release_claims(self) -> None:
         """Free every task: no claim outlives the process that made it."""
-        await self._fetch("UPDATE task SET claimed_at = NULL WHERE claimed_at IS NOT NULL", ())
+        await self._fetch(selections.RELEASE_CLAIMS, ())
 
     async def ask_about_all(self, now: int) -> None:
         """Make questions due that nobody could ask so far: there was no API key until now.
 
         Also about what failed by the word of a callback that nobody has confirmed.
         """
-        await self._fetch(
-            """
-            UPDATE task SET ask_at = :now, asked_since = :now, version = version + 1
-            WHERE ask_at IS NULL AND forgotten_at IS NULL
-                  AND (state IN ('expected', 'wanted')
-                       OR (state = 'failed' AND answered_at IS NULL AND deadline_at > :now))
-                  AND NOT EXISTS (SELECT 1 FROM submission WHERE local_id = task_id)
-            """,
-            {"now": now},
-        )
+        await self._fetch(selections.ASK_ABOUT_ALL, {"now": now})
 
     async def due_downloads(self, now: int, limit: int, *, freshest: bool) -> list[Due]:
         """Return unclaimed tasks whose download step is due, the nearest deadline first.
@@ -247,18 +242,13 @@ class Store:
         What failed before comes behind what did not, unless its deadline is near: twenty hosts that
         never answer must not hold back hundreds that do.
         """
-        order = "id DESC" if freshest else "deadline_at, id"
-        rows = await self._fetch(
-            f"""
-            SELECT id, task_id, deadline_at, failures > 0 AND deadline_at > :near AS failing
-            FROM task
-            WHERE {STEPPING} AND fetch_at <= :now
-                  AND claimed_at IS NULL
-            ORDER BY failing, {order} LIMIT :limit
-            """,
-            {"now": now, "near": now + NEAR_MS, "limit": limit},
-        )
-        return [Due(*row) for row in rows]
+        found: list[Due] = []
+        for failing in (False, True):
+            if len(found) < limit:
+                sql = selections.due_downloads(freshest=freshest, failing=failing)
+                terms = {"now": now, "near": now + NEAR_MS, "limit": limit - len(found)}
+                found += [Due(*row) for row in await self._fetch(sql, terms)]
+        return found
 
     async def due_questions(
         self, now: int, limit: int, *, freshest: bool, known: bool = False
@@ -267,47 +257,37 @@ class Store:
 
         Before them the `freshest`, or the `known`, which nobody can make up who has the token.
         """
-        due, page = "ask_at <= ? AND forgotten_at IS NULL ORDER BY ask_at", (now, limit)
-        lane = f"source <> 'callback' AND {due}" if known else f"ask_pause_ms = 0 AND {due} DESC"
-        first = await self._tasks(f"WHERE {lane} LIMIT ?", page) if freshest or known else []
-        if len(first) < limit:
-            first += await self._tasks(f"WHERE {due} ASC LIMIT ?", page)
+        lanes = ["known"] if known else ["freshest"] if freshest else []
+        first: list[Task] = []
+        for lane in [*lanes, "longest"]:
+            if len(first) < limit:
+                first += await self._rows(selections.DUE_QUESTIONS[lane], (now, limit))
         return first
 
     async def next_due(self, now: int) -> tuple[int | None, int | None]:
         """Return when, after `now`, the next question and the next download step fall due."""
-        rows = await self._fetch(
-            f"""
-            SELECT (SELECT min(ask_at) FROM task WHERE ask_at > :now AND forgotten_at IS NULL),
-                   (SELECT min(fetch_at) FROM task
-                    WHERE {STEPPING} AND claimed_at IS NULL AND fetch_at > :now)
-            """,
-            {"now": now},
-        )
+        rows = await self._fetch(selections.NEXT_DUE, {"now": now})
         return rows[0][0], rows[0][1]
 
     async def unanswered(self, cutoff: int, limit: int, *, silent: bool) -> list[Task]:
         """Return expected tasks with a link and no answer since `cutoff`; `silent`: or unasked."""
-        return await self._tasks(
-            """
-            WHERE state = 'expected' AND forgotten_at IS NULL
-                  AND ((link IS NOT NULL AND unanswered_since <= :cutoff)
-                       OR (hint_at <= :cutoff AND (unanswered_since <= :cutoff OR :silent AND
-                           (ask_at <= :cutoff OR coalesce(answered_at, 0) < hint_at))))
-            LIMIT :limit
-            """,
-            {"cutoff": cutoff, "limit": limit, "silent": silent},
+        return await self._rows(
+            selections.UNANSWERED, {"cutoff": cutoff, "limit": limit, "silent": silent}
         )
 
-    async def ending(self, at: int, after_id: int, limit: int) -> list[Task]:
-        """Return a page of the tasks without a file in place whose deadline comes before `at`."""
-        return await self._tasks(
-            """
-            WHERE state IN ('expected', 'wanted', 'verified') AND deadline_at <= ?
-                  AND forgotten_at IS NULL AND id > ?
-            ORDER BY id LIMIT ?
-            """,
-            (at, after_id, limit),
+    async def ending(self, before: int, after: Task | None, limit: int) -> list[Task]:
+        """Return a page of the tasks without a file in place whose deadline comes by `before`.
+
+        The nearest deadline first; `after` is the last task of the page before.
+        """
+        return await self._rows(
+            selections.ENDING,
+            {
+                "before": before,
+                "after_deadline": after.deadline_at if after else 0,
+                "after_id": after.id if after else 0,
+                "limit": limit,
+            },
         )
 
     async def task(self, task_id: str) -> Task | None:
@@ -324,32 +304,27 @@ class Store:
         self, states: Sequence[str] = (), limit: int = 100, before_id: int | None = None
     ) -> list[Task]:
         """Return a page of tasks, the newest first, older than the row `before_id`."""
-        return await self._tasks(
-            """
-            WHERE (:states = '[]' OR state IN (SELECT value FROM json_each(:states)))
-                  AND (:before_id IS NULL OR id < :before_id)
-            ORDER BY id DESC LIMIT :limit
-            """,
-            {"states": json.dumps(list(states)), "before_id": before_id, "limit": limit},
-        )
+        named = dict.fromkeys(states)
+        terms: dict[str, object] = {
+            "before_id": selections.NEWEST_ID if before_id is None else before_id,
+            "limit": limit,
+        }
+        terms |= {f"state{number}": state for number, state in enumerate(named)}
+        return _make(await self._look(selections.page([*named]), terms))
+
+    async def obtainable(self, now: int, limit: int, before_id: int | None) -> list[Task]:
+        """Return a page of finished tasks whose deadline is still to come, the newest first."""
+        before = selections.NEWEST_ID if before_id is None else before_id
+        terms = {"now": now, "limit": limit, "before_id": before}
+        return await self._rows(selections.OBTAINABLE, terms)
 
     async def history(self, task_id: str) -> list[Step]:
         """Return what happened to one task, the oldest first."""
-        rows = await self._fetch(
-            "SELECT at, before, after, cause, reason FROM history WHERE task_id = ? ORDER BY id",
-            (task_id,),
-        )
-        return [Step(*row) for row in rows]
+        return [Step(*row) for row in await self._look(selections.HISTORY, (task_id,))]
 
     async def histories(self, task_ids: Sequence[str]) -> dict[str, list[Step]]:
         """Return what happened to several tasks."""
-        rows = await self._fetch(
-            """
-            SELECT task_id, at, before, after, cause, reason FROM history
-            WHERE task_id IN (SELECT value FROM json_each(?)) ORDER BY id
-            """,
-            (json.dumps(list(task_ids)),),
-        )
+        rows = await self._look(selections.HISTORIES, (json.dumps(list(task_ids)),))
         found: dict[str, list[Step]] = {}
         for task_id, *step in rows:
             found.setdefault(task_id, []).append(Step(*step))
@@ -357,19 +332,16 @@ class Store:
 
     async def counts(self) -> dict[str, int]:
         """Return how many tasks are in each state, zeros included."""
-        rows = await self._fetch("SELECT state, count(*) FROM task GROUP BY state", ())
-        return {state.value: 0 for state in State} | {row[0]: row[1] for row in rows}
+        # Every row of an index is counted: not again while nobody has committed anything.
+        ((version,),) = await self._look("PRAGMA data_version", ())
+        if self._counted is None or self._counted[0] != version:
+            rows = await self._look(selections.COUNTS, ())
+            self._counted = version, {row[0]: row[1] for row in rows}
+        return {state.value: 0 for state in State} | self._counted[1]
 
     async def outlook(self) -> tuple[int | None, int | None, int]:
         """Return when the oldest open task was adopted, the next deadline, and the quarantined."""
-        rows = await self._fetch(
-            """
-            SELECT min(created_at), min(deadline_at),
-                   (SELECT count(*) FROM quarantine WHERE forgotten_at IS NULL)
-            FROM task WHERE state IN ('expected', 'wanted', 'verified') AND forgotten_at IS NULL
-            """,
-            (),
-        )
+        rows = await self._look(selections.OUTLOOK, ())
         return rows[0][0], rows[0][1], rows[0][2]
 
     async def fail_for_good(self) -> None:
@@ -399,21 +371,29 @@ class Store:
         return await self._rows(f"SELECT {ALL} FROM task {where}", parameters)
 
     async def _rows(self, sql: str, parameters: object) -> list[Task]:
-        rows = await self._fetch(sql, parameters)
-        return [Task(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
+        return _make(await self._fetch(sql, parameters))
+
+    async def _look(self, sql: str, parameters: object) -> list[sqlite3.Row]:
+        """Run what people ask for; no commit waits for it, however long it takes."""
+        return await self._run(self._reader, sql, parameters)
 
     async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
+        return await self._run(self._connection, sql, parameters)
+
+    async def _run(
+        self, connection: aiosqlite.Connection, sql: str, parameters: object
+    ) -> list[sqlite3.Row]:
         if self._broken.is_set():
             raise _BROKEN
         try:
-            rows = list(await self._connection.execute_fetchall(sql, parameters))
+            rows = list(await connection.execute_fetchall(sql, parameters))
         except sqlite3.IntegrityError as error:
             if "task.path" in str(error):
                 raise PathTaken from error
             raise
         except sqlite3.Error as error:
             if is_full(error) and self._make_room():
-                return await self._fetch(sql, parameters)
+                return await self._run(connection, sql, parameters)
             if not self._failing:
                 _log.error("store.failed", message=str(error))
             self._failing = True
@@ -421,10 +401,15 @@ class Store:
             if failure.fatal:
                 self._broken.set()
             raise failure from error
-        if self._failing and not sql.lstrip().startswith("SELECT"):
+        reads = connection is self._reader or sql.lstrip().startswith("SELECT")
+        if self._failing and not reads:
             self._failing = False
             _log.info("store.recovered")
         return rows
+
+
+def _make(rows: Iterable[sqlite3.Row]) -> list[Task]:
+    return [Task(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
 @asynccontextmanager
@@ -438,8 +423,9 @@ async def open_store(
     Raises:
         StoreRefused: a second daemon, a newer file, a damaged file, or a disk that cannot do it.
     """
-    async with open_database(state_dir, ballast) as connection:
-        store = Store(connection, observe, ballast.release if ballast else lambda: False)
+    async with open_database(state_dir, ballast) as connection, open_reader(state_dir) as reader:
+        make_room = ballast.release if ballast else lambda: False
+        store = Store(connection, reader, observe, make_room)
         try:
             await store.release_claims()
         except StoreFailed as failure:

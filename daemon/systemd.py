@@ -77,6 +77,11 @@ class Notifier:
         usec = environ.get("WATCHDOG_USEC", "")
         self.watchdog_seconds = int(usec) / 1_000_000 if usec.isdecimal() else None
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody asked to be told."""
+        return bool(self._address)
+
     def tell(self, *states: str) -> None:
         """Send states such as `READY=1`; a missing listener is none of our business."""
         if not self._address:

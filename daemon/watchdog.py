@@ -19,7 +19,9 @@ from daemon.pulse import Pulse
 from daemon.store import Store, StoreFailed, survive
 from daemon.systemd import Notifier
 
-REPORT_SECONDS: Final = 10.0
+REPORT_SECONDS: Final = 30.0
+"""At most: the watchdog is fed at least four times in its time."""
+COUNT_SECONDS: Final = 5.0
 LAG_SECONDS: Final = 5.0
 """Waking up so much too late, everything here has stood still."""
 DISK_SECONDS: Final = 60.0
@@ -61,21 +63,31 @@ class Watchdog:
     async def _examine(self, store_seconds: float | None) -> tuple[str, list[str]]:
         """Return the status line, and who has stopped."""
         told, late = "", self._pulse.late()
-        try:
-            async with asyncio.timeout(store_seconds):
-                if self._notifier.watchdog_seconds:
-                    await self._store.writable()
-                counts = await self._store.counts()
-                told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        except TimeoutError:
-            late = [*late, "store"]
-        except StoreFailed as failure:
-            # A full disk is nothing that a restart would cure.
-            survive(failure)
-            told = str(failure)
+        if self._notifier.is_heard:
+            told = await self._count()
+        if store_seconds is not None:
+            try:
+                async with asyncio.timeout(store_seconds):
+                    if not await self._store.writable():
+                        # A full disk is nothing that a restart would cure.
+                        told = "the database did not commit"
+            except TimeoutError:
+                late = [*late, "store"]
         if self._disk.hanging_seconds() > DISK_SECONDS:
             late = [name for name in late if not name.startswith("worker ")]
         return told, late
+
+    async def _count(self) -> str:
+        """Return how it stands in a few words; a large ledger on a slow disk is not waited for."""
+        try:
+            async with asyncio.timeout(COUNT_SECONDS):
+                counts = await self._store.counts()
+        except TimeoutError:
+            return "counting"
+        except StoreFailed as failure:
+            survive(failure)
+            return str(failure)
+        return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
     def _feed(self, told: str, late: list[str]) -> None:
         if not late:

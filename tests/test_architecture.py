@@ -25,6 +25,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "listeners",
         "gates",
         "lock schema statements",
+        "selections",
         "balances due_times intents outbox quarantine restoration sightings",
         "inspection",
         "database",

@@ -140,7 +140,7 @@ class Workshop:
         self.disk = Disk(self.videos, workers=1, file_mode=0o640, directory_mode=0o750)
         self.disk.pool.shutdown()
         self.disk.pool = self.pool
-        watched = WatchedStore(store._connection, lambda _: None, lambda: False)
+        watched = WatchedStore(store._connection, store._reader, lambda _: None, lambda: False)
         watched.disk_journal = self.pool.journal
         self.store: Store = watched
         self.gates = Gates(self.now, lambda _event, _shut: None)

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import shutil
+import sqlite3  # noqa: TID251 - its connections are handed on
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from daemon import database, inspection, lock
+from daemon import database, inspection, lock, soundness
 from daemon.database import open_database
 from daemon.lock import StoreRefused
 from daemon.soundness import check_soundness
@@ -270,3 +272,38 @@ async def test_the_check_beside_the_work_can_be_interrupted(
         await asyncio.gather(checking, return_exceptions=True)
         assert checking.cancelled()
         assert time.monotonic() - began < 0.5
+
+
+async def test_the_check_beside_the_work_stands_back(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds up the emptying of the log: put off while that grows, never first."""
+    monkeypatch.setattr(inspection, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(soundness, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(soundness, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(soundness, "GROWTH_LIMIT_BYTES", -1)
+    niceness: list[int] = []
+    found: list[str | None] = []
+
+    def note(connection: sqlite3.Connection) -> str | None:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        found.append(inspection.find_bad_row(connection))
+        return found[-1]
+
+    monkeypatch.setattr(soundness, "find_bad_row", note)
+    async with open_store(left) as store, asyncio.timeout(20):
+        for _ in range(4):
+            ids = [f"{uuid4()}" for _ in range(5_000)]
+            await store.adopt(ids, source="track", label="x", now=1, deadline_at=2, ask_at=None)
+        checking = asyncio.create_task(check_soundness(left))
+        while len(niceness) < 3:  # noqa: ASYNC110 - a thread has no event
+            await asyncio.sleep(0.005)
+        assert found == []
+        monkeypatch.setattr(soundness, "GROWTH_LIMIT_BYTES", 1 << 30)
+        while not found:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.005)
+        assert found == [None]
+        assert set(niceness) == {19}
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
+        checking.cancel()
+        await asyncio.gather(checking, return_exceptions=True)

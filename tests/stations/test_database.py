@@ -6,16 +6,17 @@ import os
 import sqlite3  # noqa: TID251 - files of other programs are made here
 import stat
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import aiosqlite  # noqa: TID251 - some connections are made by hand
 import pytest
 
 from daemon import database, inspection
-from daemon.database import open_database
+from daemon.database import open_database, open_reader
 from daemon.lock import StoreRefused
 from daemon.schema import MIGRATIONS
+from daemon.store import open_store
 
 
 async def read(connection: aiosqlite.Connection, pragma: str) -> object:
@@ -165,3 +166,47 @@ async def test_closing_leaves_no_thread_and_no_log(tmp_path: Path) -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(2)
         assert not thread.is_alive()
+
+
+async def test_a_reader_cannot_write_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """There is one connection that writes; the log is folded in when both are closed."""
+    async with open_database(tmp_path) as connection, open_reader(tmp_path) as reader:
+        await connection.execute_fetchall("INSERT INTO balance VALUES (1, 20.0)")
+        assert [tuple(row) for row in await reader.execute_fetchall("SELECT * FROM balance")] == [
+            (1, 20.0)
+        ]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await reader.execute_fetchall("INSERT INTO balance VALUES (2, 10.0)")
+    assert not (tmp_path / "ledger.sqlite3-wal").exists()
+
+
+async def test_a_ledger_of_the_fourth_schema_keeps_its_history(tmp_path: Path) -> None:
+    """By row instead of by id, in the same order; and the settings of the migration are gone."""
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)) as old:
+        for statement in (statement for step in MIGRATIONS[:4] for statement in step):
+            old.execute(statement)
+        for number in range(5):
+            old.execute(
+                "INSERT INTO task (task_id, state, cause, source, created_at, updated_at, "
+                "deadline_at) VALUES (?, 'expected', 'adopted', 'track', 1, ?, 3)",
+                (f"t{number}", number),
+            )
+        old.execute("UPDATE task SET state = 'failed', cause = 'declined', updated_at = 9")
+        before = old.execute(
+            "SELECT id, task_id, at, before, after, cause, reason FROM history ORDER BY id"
+        ).fetchall()
+        old.execute("PRAGMA user_version = 4")
+    async with open_database(tmp_path) as connection:
+        after = await connection.execute_fetchall(
+            "SELECT history.id, task_id, at, before, after, history.cause, history.reason "
+            "FROM history JOIN task ON task.id = task ORDER BY history.id"
+        )
+        assert [tuple(row) for row in after] == before
+        assert len(before) == 10
+        assert await read(connection, "cache_size") == -2_000
+        assert await read(connection, "integrity_check") == "ok"
+    async with open_store(tmp_path) as store:
+        assert [(step.before, step.after) for step in await store.history("t3")] == [
+            (None, "expected"),
+            ("expected", "failed"),
+        ]

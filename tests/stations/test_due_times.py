@@ -35,18 +35,3 @@ async def test_what_lies_too_far_ahead_is_due_now(
     }
     assert await store.task("near") == before
     assert await store.intents.due(now(), first=True) is not None
-
-
-async def test_nothing_is_looked_for_row_by_row(store: Store) -> None:
-    """A start with a million tasks does not read them all to find that no clock was wrong."""
-    asked: list[str] = []
-    await store._connection.set_trace_callback(asked.append)
-    await store.due_times.pull_in(0, LONGEST)
-    await store.due_times.count_overdue(0, 0)
-    await store._connection.set_trace_callback(None)  # type: ignore[arg-type]
-    assert len(asked) == 6
-    for sql in asked:
-        plan = list(await store._connection.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}"))
-        scanned = [row[3] for row in plan if row[3].startswith("SCAN")]
-        # The three counts are a row without a table.
-        assert set(scanned) <= {"SCAN CONSTANT ROW"}, sql

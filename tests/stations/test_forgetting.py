@@ -85,7 +85,7 @@ async def test_nobody_looks_at_what_was_forgotten(store: Store, plant: Plant, st
     assert await store.due_questions(later, 9, freshest=False) == []
     assert await store.next_due(0) == (None, None)
     assert await store.unanswered(later, 9, silent=True) == []
-    assert await store.ending(later, 0, 9) == []
+    assert await store.ending(later, None, 9) == []
     assert await store.outlook() == (None, None, 0)
     assert await store.tasks() == [task]
     assert (await store.history("a"))[0].cause == "hinted"

@@ -114,7 +114,7 @@ async def test_text_in_a_column_of_numbers_is_refused(store: Store) -> None:
         "SELECT min(fetch_at) FROM task WHERE state IN ('wanted', 'verified', 'stored')",
         "SELECT * FROM task WHERE state = 'expected' AND hint_at <= 1",
         "SELECT state, count(*) FROM task GROUP BY state",
-        "SELECT * FROM history WHERE task_id = 'a' ORDER BY id",
+        "SELECT * FROM history WHERE task = 1 ORDER BY id",
         "SELECT min(send_at) FROM submission WHERE send_at IS NOT NULL",
         "SELECT * FROM submission WHERE send_at <= 1 AND tries = 0",
         "SELECT * FROM submission WHERE task = 1 ORDER BY id DESC LIMIT 1",

@@ -167,11 +167,11 @@ async def test_what_is_past_its_deadline_comes_in_pages(store: Store, plant: Pla
     for state in (State.VERIFIED, State.STORED, State.DONE, State.FAILED, State.LOST):
         await plant(state.value, state, deadline_at=NOW)
     seen: list[str] = []
-    after_id = 0
-    while page := await store.ending(NOW, after_id, 2):
+    last = None
+    while page := await store.ending(NOW, last, 2):
         assert len(page) <= 2
         seen += [task.task_id for task in page]
-        after_id = page[-1].id
+        last = page[-1]
     assert seen == ["t0", "t1", "t2", "t3", "t4", "claimed", "verified"]
 
 
