@@ -5,7 +5,7 @@ meet. Nothing runs yet when it is done: `loops` are coroutines for the service t
 """
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 
 from daemon.ballast import Ballast
-from daemon.bell import Bell
+from daemon.bell import Bell, Spaced
 from daemon.callback import Intake, Receiver
 from daemon.clock import Clock, watch_clock
 from daemon.config.sections import Config
@@ -23,6 +23,7 @@ from daemon.download import Downloader
 from daemon.gates import Gates, Shut
 from daemon.gateway import Gateway
 from daemon.hosts import Hosts
+from daemon.logs import Rows
 from daemon.office import Office
 from daemon.outbound import Session, api_session, file_session
 from daemon.patience import Patience
@@ -35,13 +36,15 @@ from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Hindered
 from daemon.rules.lifecycle import State
 from daemon.rules.outgoing import application_policy
-from daemon.rules.task import Move
+from daemon.rules.task import Move, Task
 from daemon.settings import Settings
 from daemon.soundness import check_soundness
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
 from daemon.views import show_time
 
+SPACE_SECONDS: Final = 0.05
+"""In a flood of callbacks nobody is woken more often."""
 DISK_THREADS: Final = 32
 """More than the workers of any disk that is worth having; only those in use are started."""
 
@@ -96,13 +99,14 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         Hindered: the download folder cannot be made.
     """
     bells = _Bells()
+    ring_messages = Spaced(bells.messages.ring, SPACE_SECONDS).ring
 
-    def log_move(move: Move) -> None:
-        _log_move(move)
-        bells.messages.ring()
+    def log_moves(moves: Sequence[Move]) -> None:
+        _log.info("task.moved", rows=Rows(map(_tell_move, moves)))
+        ring_messages()
 
     ballast = Ballast(config.state_dir)
-    store = await stack.enter_async_context(open_store(config.state_dir, log_move, ballast))
+    store = await stack.enter_async_context(open_store(config.state_dir, log_moves, ballast))
     settings = Settings(config)
     gates = Gates(now, _log_gate)
     hosts = Hosts(gates, now, lambda: settings.terms.retry_limit_ms)
@@ -197,7 +201,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         retention_ms=lambda: settings.retention_ms,
         intake=intake,
         now=now,
-        ring=bells.ring,
+        ring=Spaced(bells.ring, SPACE_SECONDS).ring,
     )
     poller = Poller(
         store,
@@ -354,22 +358,23 @@ def _open_files(settings: Settings) -> Session:
     )
 
 
-def _log_move(move: Move) -> None:
+def _tell_move(move: Move) -> dict[str, object]:
     task = move.task
-    context: dict[str, object] = {
+    told: dict[str, object] = {
+        "task_id": task.task_id,
         "from": move.before,
         "to": task.state,
         "cause": task.cause,
         "reason": task.reason,
     }
-    if task.state == State.STORED:
-        context |= {
+    if isinstance(task, Task) and task.state == State.STORED:
+        told |= {
             "path": task.path,
             "bytes": task.size_bytes,
             "stored_at": show_time(task.stored_at),
             "duration_seconds": task.duration_seconds,
         }
-    _log.info("task.moved", **{"task_id": task.task_id, **context})
+    return told
 
 
 def _log_gate(event: str, shut: Shut) -> None:

@@ -4,6 +4,8 @@ Rule: the bell is only a hint. A ring that nobody hears costs seconds, never a t
 """
 
 import asyncio
+import math
+from collections.abc import Callable
 
 
 class Bell:
@@ -20,6 +22,34 @@ class Bell:
         """Wake everybody who listens."""
         event, self._event = self._event, asyncio.Event()
         event.set()
+
+
+class Spaced:
+    """Passes rings on: the first at once, those that come within `seconds` of it as one at the end.
+
+    Who is woken looks into the ledger, and a flood of news would keep it looking.
+    """
+
+    def __init__(self, ring: Callable[[], None], seconds: float) -> None:
+        self._ring = ring
+        self._seconds = seconds
+        self._free_at = -math.inf
+        self._pending: asyncio.TimerHandle | None = None
+
+    def ring(self) -> None:
+        """Ring now or soon."""
+        if self._pending is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._free_at:
+            self._pending = loop.call_at(self._free_at, self._pass_on)
+        else:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._pending = None
+        self._free_at = asyncio.get_running_loop().time() + self._seconds
+        self._ring()
 
 
 async def sleep_until(event: asyncio.Event, seconds: float) -> None:

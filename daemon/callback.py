@@ -9,31 +9,40 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import structlog
 from aiohttp import web
 
 from daemon.config.sections import Callback
-from daemon.connections import hide_software, read_encoding
-from daemon.logs import mask
+from daemon.connections import (
+    BODY_LIMIT_BYTES,
+    SERVER,
+    Prepared,
+    PreparedResponse,
+    read_encoding,
+)
+from daemon.listeners import Handler
+from daemon.logs import Rows, mask
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
 from daemon.rules.redaction import escape_control
-from daemon.rules.task import Held, Task, Tidings, Unread
+from daemon.rules.task import Held, Received, Tidings, Unread
 from daemon.rules.verdict import judge_callback
 from daemon.store import Store, StoreFailed, survive
 from daemon.strikes import STRIKES_SECONDS, Strikes
 
-BODY_LIMIT_BYTES: Final = 64 << 10
 BODY_SECONDS: Final = 5.0
 COMMIT_SECONDS: Final = 10.0
 """The provider hangs up after 15."""
 BATCH_LIMIT: Final = 256
+QUIET_TURNS: Final = 5
+"""From its first byte to its place in the batch a request takes four turns of the loop."""
+GATHER_SECONDS: Final = 0.005
 
 _CONTINUE: Final = "100-continue"
-_RECEIVED: Final = b'{"status":"received"}'
+_RECEIVED: Final = Prepared(b'{"status":"received"}')
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,67 +50,160 @@ R = TypeVar("R")
 _log = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class _Waiting(Generic[T, R]):
+    """Something that is to be committed, who waits for it, and until when."""
+
+    item: T
+    committed: asyncio.Future[R]
+    until: float
+
+
 class _Lane(Generic[T, R]):
     """What waits for one kind of statement, and those who wait for its commit."""
 
     def __init__(self, commit: Callable[[Sequence[T]], Awaitable[list[R]]]) -> None:
         self._commit = commit
-        self.waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._loop = asyncio.get_running_loop()
+        self.waiting: list[_Waiting[T, R]] = []
+        self._committing: list[_Waiting[T, R]] = []
+        self._alarm: asyncio.TimerHandle | None = None
 
-    async def empty(self) -> None:
-        """Commit all that waits, a batch at a time."""
-        while self.waiting:
-            batch, self.waiting = self.waiting[:BATCH_LIMIT], self.waiting[BATCH_LIMIT:]
-            try:
-                rows = await self._commit([item for item, _ in batch])
-            except StoreFailed as failure:
-                for _, committed in batch:
-                    if not committed.done():
-                        committed.set_exception(failure)
-                survive(failure)
+    def put(self, item: T) -> asyncio.Future[R]:
+        """Return what has the row once it is on the disk, or fails with why it is not."""
+        committed: asyncio.Future[R] = self._loop.create_future()
+        until = self._loop.time() + COMMIT_SECONDS
+        self.waiting.append(_Waiting(item, committed, until))
+        if self._alarm is None:
+            self._alarm = self._loop.call_at(until, self._send_away)
+        return committed
+
+    def oldest(self) -> float:
+        """Return when the first came of those who wait; 0 when nobody does."""
+        return self.waiting[0].until - COMMIT_SECONDS if self.waiting else 0.0
+
+    async def commit_batch(self) -> None:
+        """Commit what waits, as much as goes into one statement."""
+        if not self.waiting:
+            return
+        batch = self._committing = self.waiting[:BATCH_LIMIT]
+        del self.waiting[:BATCH_LIMIT]
+        try:
+            rows = await self._commit([one.item for one in batch])
+        except StoreFailed as failure:
+            for one in batch:
+                if not one.committed.done():
+                    one.committed.set_exception(failure)
+            survive(failure)
+            return
+        finally:
+            self._committing = []
+        for one, row in zip(batch, rows, strict=True):
+            if not one.committed.done():
+                one.committed.set_result(row)
+
+    def _send_away(self) -> None:
+        """Let nobody wait for too long. One timer for all: each of its own costs more than a line.
+
+        What they brought stays, and is committed all the same.
+        """
+        self._alarm = None
+        now = self._loop.time()
+        for one in [*self._committing, *self.waiting]:
+            if one.committed.done():
                 continue
-            for (_, committed), row in zip(batch, rows, strict=True):
-                if not committed.done():
-                    committed.set_result(row)
+            if one.until > now:
+                # They stand in the order in which they came.
+                self._alarm = self._loop.call_at(one.until, self._send_away)
+                return
+            one.committed.set_exception(TimeoutError(f"no commit within {COMMIT_SECONDS:g} s"))
+
+
+class Heard(NamedTuple):
+    """A callback that waits for its commit, and what the log is to say of it besides."""
+
+    tidings: Tidings
+    code: int | None = None
+    evidence: str = "none"
+    remote: str = ""
 
 
 class Intake:
     """Gathers callbacks that wait, and commits them together; likewise those nobody can read."""
 
     def __init__(self, store: Store) -> None:
-        self._news: _Lane[Tidings, Task] = _Lane(store.receive)
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._news: _Lane[Heard, Received] = _Lane(self._receive)
         self._unread: _Lane[Unread, Held] = _Lane(store.quarantine.keep)
         self._arrived = asyncio.Event()
+        self._free_since = 0.0
 
-    async def commit(self, tidings: Tidings) -> Task:
-        """Return the task's row once the callback is on the disk.
+    async def commit(self, heard: Heard) -> Received:
+        """Return what became of the task once the callback is on the disk, and in the log.
 
         Raises:
             StoreFailed: nothing was committed.
+            TimeoutError: nothing was committed so far.
         """
-        return await self._put(self._news, tidings)
+        return await self._put(self._news, heard)
 
     async def hold(self, unread: Unread) -> Held:
         """Return the row in quarantine once the body is on the disk.
 
         Raises:
             StoreFailed: nothing was committed.
+            TimeoutError: nothing was committed so far.
         """
         return await self._put(self._unread, unread)
 
     async def _put(self, lane: _Lane[T, R], item: T) -> R:
-        committed: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        lane.waiting.append((item, committed))
+        committed = lane.put(item)
         self._arrived.set()
         return await committed
+
+    async def _receive(self, batch: Sequence[Heard]) -> list[Received]:
+        received = await self._store.receive([heard.tidings for heard in batch])
+        _log.info(
+            "callback.received",
+            rows=Rows(
+                {
+                    "task_id": row.task_id,
+                    "code": heard.code,
+                    "evidence": heard.evidence,
+                    "copies": row.callbacks,
+                    "state": row.state,
+                    "remote": heard.remote,
+                }
+                for heard, row in zip(batch, received, strict=True)
+            ),
+        )
+        return received
 
     async def run(self) -> None:
         """Commit for ever, all that waits at a time."""
         while True:
             await self._arrived.wait()
+            while self._news.waiting or self._unread.waiting:
+                await self._gather()
+                await self._news.commit_batch()
+                await self._unread.commit_batch()
+                self._free_since = self._loop.time()
             self._arrived.clear()
-            await self._news.empty()
-            await self._unread.empty()
+
+    async def _gather(self) -> None:
+        """Let those in who are at the door: return when some turns of the loop brought nobody.
+
+        One commit for all is cheaper than two, and while one is made by the other thread, each row
+        of it and each request here wait for the interpreter in turn.
+        """
+        quiet, count = 0, len(self._news.waiting)
+        # Turns may be long, while films come in: who waited for one of those waits for no other.
+        until = max(self._news.oldest(), self._free_since) + GATHER_SECONDS
+        while quiet < QUIET_TURNS and count < BATCH_LIMIT and self._loop.time() < until:
+            await asyncio.sleep(0)
+            before, count = count, len(self._news.waiting)
+            quiet = 0 if count > before else quiet + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +221,15 @@ class Receiver:
     strikes: Strikes = field(default_factory=lambda: Strikes(time.monotonic))
 
 
-def callback_app(receiver: Receiver) -> web.Application:
-    """Build the public application; run it with `public_runner`."""
-    app = web.Application(client_max_size=BODY_LIMIT_BYTES)
+def callback_app(receiver: Receiver) -> Handler:
+    """Build the public application, which is one handler; run it with `public_runner`."""
     prefix = f"{receiver.section().path.rstrip('/')}/"
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        expected = request.headers.get("Expect", _CONTINUE).lower()
+        if "Expect" in request.headers and expected == _CONTINUE:
+            # RFC 9110, 10.1.1; who may not enter hears of nothing else.
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # As it was sent: a slash that is written %2F is none to the proxies that hide this path.
         path = request.rel_url.raw_path
         if not path.startswith(prefix):
@@ -147,27 +252,15 @@ def callback_app(receiver: Receiver) -> web.Application:
                 "callback.rejected", remote=client, status=404, why=f"method {request.method[:10]}"
             )
             return _refuse(404)
-        status = await _receive(request, receiver, client) if _expects_to_continue(request) else 417
+        status = await _receive(request, receiver, client) if expected == _CONTINUE else 417
         if status != 200:  # noqa: PLR2004 - HTTP OK
             return _refuse(status)
-        return web.Response(body=_RECEIVED, content_type="application/json")
+        return PreparedResponse(_RECEIVED)
 
-    app.router.add_route("*", "/{path:.*}", answer, expect_handler=_expect)
-    app.on_response_prepare.append(hide_software)
-    return app
+    return answer
 
 
-async def _expect(request: web.Request) -> None:
-    """Answer `Expect: 100-continue` (RFC 9110, 10.1.1); who may not enter hears of nothing else."""
-    if request.headers.get("Expect", "").lower() == _CONTINUE:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def _expects_to_continue(request: web.Request) -> bool:
-    return request.headers.get("Expect", _CONTINUE).lower() == _CONTINUE
-
-
-async def _receive(request: web.Request, receiver: Receiver, client: str) -> int:
+async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) -> int:
     """Take a callback whose token is right; return the HTTP status."""
     encoding = read_encoding(request)
     if encoding != "identity":
@@ -176,8 +269,12 @@ async def _receive(request: web.Request, receiver: Receiver, client: str) -> int
         )
         return 415
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        if request.content.is_eof():
+            # It came together with its headers, as nearly all do: nothing is left to wait for.
             body = await request.read()
+        else:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         _log.warning(
             "callback.rejected", remote=client, status=413, why=f"over {BODY_LIMIT_BYTES} bytes"
@@ -198,19 +295,18 @@ async def _receive(request: web.Request, receiver: Receiver, client: str) -> int
         )
         return 400
     try:
-        async with asyncio.timeout(COMMIT_SECONDS):
-            return await _commit(request, receiver, body, client)
+        return await _commit(request, receiver, body, client)
     except (StoreFailed, TimeoutError) as failure:
-        why = str(failure) or f"no commit within {COMMIT_SECONDS:g} s"
-        _log.error("callback.rejected", remote=client, status=503, why=why)
+        _log.error("callback.rejected", remote=client, status=503, why=str(failure))
         return 503
 
 
-async def _commit(request: web.Request, receiver: Receiver, body: bytes, client: str) -> int:
+async def _commit(request: web.BaseRequest, receiver: Receiver, body: bytes, client: str) -> int:
     now = receiver.now()
     try:
         notice, unreadable = read_callback(body), None
-        notice = replace(notice, message=mask(notice.message))
+        if (masked := mask(notice.message)) != notice.message:
+            notice = replace(notice, message=masked)
         signed_id: str | None = notice.task_id
     except Unreadable as failure:
         notice, unreadable, signed_id = None, failure.why, failure.signed_id
@@ -239,21 +335,15 @@ async def _commit(request: web.Request, receiver: Receiver, body: bytes, client:
         has_key=receiver.has_key(),
         retention_ms=receiver.retention_ms(),
     )
-    task = await receiver.intake.commit(tidings)
+    heard = Heard(tidings, notice.code, notice.evidence.name.lower(), client)
+    await receiver.intake.commit(heard)
     receiver.ring()
-    _log.info(
-        "callback.received",
-        task_id=task.task_id,
-        code=notice.code,
-        evidence=notice.evidence.name.lower(),
-        copies=task.callbacks,
-        state=task.state,
-        remote=client,
-    )
     return 200
 
 
-def _is_genuine(request: web.Request, receiver: Receiver, task_id: str | None, now: int) -> bool:
+def _is_genuine(
+    request: web.BaseRequest, receiver: Receiver, task_id: str | None, now: int
+) -> bool:
     """With keys, a body without an id cannot be checked and is refused too."""
     keys = [key.reveal() for key in receiver.section().hmac_keys]
     if not keys:
@@ -267,7 +357,7 @@ def _is_genuine(request: web.Request, receiver: Receiver, task_id: str | None, n
     )
 
 
-def _only(request: web.Request, name: str) -> str | None:
+def _only(request: web.BaseRequest, name: str) -> str | None:
     """Return a header that came once: of two, nobody can say which one was meant."""
     values = request.headers.getall(name, ())
     return values[0] if len(values) == 1 else None
@@ -279,5 +369,5 @@ def _refuse(status: int, headers: dict[str, str] | None = None) -> web.Response:
         status=status,
         body=b'{"error":{"code":"%d","message":"refused"}}' % status,
         content_type="application/json",
-        headers=headers,
+        headers={"Server": SERVER, **(headers or {})},
     )

@@ -12,18 +12,21 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from email.utils import formatdate
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.rules.forwarded import group_client
 from daemon.strikes import STRIKES_SECONDS, Strikes
 
 SERVER: Final = "suno-videod"
+BODY_LIMIT_BYTES: Final = 64 << 10
+"""Of a callback."""
 HANDSHAKE_SECONDS: Final = 5.0
 """For TLS; asyncio's own default is a minute."""
 FAREWELL_SECONDS: Final = 2.0
@@ -45,6 +48,7 @@ class Connections:
     """
 
     def __init__(self, crowd: int, most: int, **limits: Any) -> None:
+        self._loop = asyncio.get_running_loop()
         self._crowd = crowd
         self._most = most
         self._limits = limits
@@ -98,13 +102,13 @@ class Connections:
         client = max(self._silent, key=lambda one: len(self._silent[one]))
         connection, since = next(iter(self._silent[client].items()))
         patient = client == newcomer or len(self._silent[client]) == 1
-        if not patient or _now() - since >= PATIENCE_SECONDS:
+        if not patient or self._loop.time() - since >= PATIENCE_SECONDS:
             self._close(connection)
 
     def _thin(self) -> None:
         """Close those beyond the crowd whose patience is over, also when nobody comes."""
         self._thinning = None
-        before = _now() - PATIENCE_SECONDS
+        before = self._loop.time() - PATIENCE_SECONDS
         oldest = sorted(
             ((since, one) for of in self._silent.values() for one, since in of.items()),
             key=lambda pair: pair[0],
@@ -128,12 +132,12 @@ class Connections:
 
     def _say_turned_away(self) -> None:
         """Once a minute: it is a flood, and the log need not be one."""
-        if _now() - self._turned_away_at >= STRIKES_SECONDS:
-            self._turned_away_at = _now()
+        if self._loop.time() - self._turned_away_at >= STRIKES_SECONDS:
+            self._turned_away_at = self._loop.time()
             _log.warning("http.crowded", connections=len(self._open))
 
     def _hush(self, connection: "_Connection") -> None:
-        self._silent.setdefault(connection.client, {})[connection] = _now()
+        self._silent.setdefault(connection.client, {})[connection] = self._loop.time()
         self._silent_count += 1
         self._watch_crowd()
 
@@ -149,17 +153,17 @@ class Connections:
         self._open.discard(connection)
         self._rouse(connection)
 
-    @contextmanager
-    def answering(self, request: web.Request) -> Iterator[None]:
+    def answer_begins(self, request: web.BaseRequest) -> None:
         """Let nobody close the connection of this request for somebody else."""
         connection = request.protocol
         assert isinstance(connection, _Connection)  # noqa: S101 - `protocol` makes no other
         self._rouse(connection)
-        try:
-            yield
-        finally:
-            if connection in self._open:
-                self._hush(connection)
+
+    def answer_ended(self, request: web.BaseRequest) -> None:
+        """Its connection may be closed again."""
+        connection = request.protocol
+        if isinstance(connection, _Connection) and connection in self._open:
+            self._hush(connection)
 
 
 class _Connection(web.RequestHandler):
@@ -209,6 +213,59 @@ class _Connection(web.RequestHandler):
         return response
 
 
+class Prepared:
+    """The bytes of an answer 200, made once a second: its date is all that ever changes."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self._second = -1
+        self._whole = b""
+
+    def whole(self) -> bytes:
+        """Return head and body, for a connection of HTTP/1.1 that stays open."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._whole = (
+                f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(self.body)}\r\nServer: {SERVER}\r\n"
+                f"Date: {formatdate(second, usegmt=True)}\r\n\r\n"
+            ).encode() + self.body
+        return self._whole
+
+
+class PreparedResponse(web.StreamResponse):
+    """Sends an answer that was prepared, where it fits; aiohttp makes one of its own where not."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__()
+        self.prepared_answer = prepared
+        self.fits = False
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the connection stays open; None: as the request wishes."""
+        return True if self.fits else super().keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send all of it at once, or begin as aiohttp does."""
+        # `force_close` was called when it is False.
+        stays = request.keep_alive and super().keep_alive is not False
+        if stays and request.version == HttpVersion11:
+            self.fits = True
+            await request.writer.write(self.prepared_answer.whole())
+            return None
+        self.content_type = "application/json"
+        self.content_length = len(self.prepared_answer.body)
+        self.headers["Server"] = SERVER
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the body, where it was not sent yet."""
+        if not self.fits:
+            await super().write_eof(data or self.prepared_answer.body)
+
+
 class _Handshake(asyncio.Protocol):
     """A connection that is to speak TLS first.
 
@@ -256,13 +313,11 @@ class _Handshake(asyncio.Protocol):
             self._connection.data_received(bytes(self._early))
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def read_encoding(request: web.Request) -> str:
+def read_encoding(request: web.BaseRequest) -> str:
     """Return all Content-Encoding headers as one, `identity` for a body as it is."""
-    return ",".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
+    if "Content-Encoding" not in request.headers:
+        return "identity"
+    return ",".join(request.headers.getall("Content-Encoding")).strip().lower()
 
 
 async def hide_software(_: web.Request, response: web.StreamResponse) -> None:

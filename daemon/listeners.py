@@ -6,17 +6,18 @@ Rule: `web.run_app` is not used: signals and the order of stopping are ours.
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from aiohttp import web
 
 from daemon.config.endpoints import bracket
 from daemon.config.sections import Endpoint, TcpEndpoint
-from daemon.connections import Connections
+from daemon.connections import BODY_LIMIT_BYTES, Connections
 
 BACKLOG = 4096
 CROWD = 256
@@ -30,6 +31,9 @@ ACCEPT_SECONDS = 0.001
 PAUSE_SECONDS = 0.2
 """Between closing the door and the last answers: what the kernel had accepted is read by then."""
 DRAIN_SECONDS = 10.0
+
+R = TypeVar("R", bound=web.BaseRequest)
+Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Visits:
@@ -46,16 +50,14 @@ class _Visits:
         self._none = asyncio.Event()
         self._none.set()
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
+    def begin(self) -> None:
         self._count += 1
         self._none.clear()
-        try:
-            yield
-        finally:
-            self._count -= 1
-            if self._count == 0:
-                self._none.set()
+
+    def end(self) -> None:
+        self._count -= 1
+        if self._count == 0:
+            self._none.set()
 
     async def wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -65,7 +67,7 @@ class _Visits:
 
 @dataclass(frozen=True, slots=True)
 class _Door:
-    """What belongs to one application: its connections, its visits and its open sockets."""
+    """What belongs to one runner: its connections, its visits and its open sockets."""
 
     connections: Connections
     visits: _Visits = field(default_factory=_Visits)
@@ -73,28 +75,69 @@ class _Door:
     waits: bool = True
     """Whether its last requests are waited for."""
 
+    async def attend(
+        self, handler: Callable[[R], Awaitable[web.StreamResponse]], request: R
+    ) -> web.StreamResponse:
+        """Let `handler` answer; until then this is a visit, and its connection is safe."""
+        self.visits.begin()
+        self.connections.answer_begins(request)
+        try:
+            response = await handler(request)
+            if self.visits.last:
+                # `Connection: close` (RFC 9112, 9.6): the next callback goes to the next process.
+                response.force_close()
+            return response
+        finally:
+            self.connections.answer_ended(request)
+            self.visits.end()
 
-_DOOR = web.AppKey("door", _Door)
+
+class PublicRunner(web.ServerRunner):
+    """Serves one handler, without the routes and middlewares of an application.
+
+    Those would take as long as a callback's way to the disk.
+    """
+
+    def __init__(self, handler: Handler, door: _Door, **settings: Any) -> None:
+        self.door = door
+        server = web.Server(partial(door.attend, handler), request_factory=_request_factory())
+        super().__init__(server, handle_signals=False, **settings)
 
 
-@web.middleware
-async def _attend(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    door = request.app[_DOOR]
-    with door.visits.one(), door.connections.answering(request):
-        response = await handler(request)
-        if door.visits.last:
-            # `Connection: close` (RFC 9112, 9.6): the next callback goes to the next process.
-            response.force_close()
-        return response
+class PrivateRunner(web.AppRunner):
+    """Serves an application."""
+
+    def __init__(self, app: web.Application, door: _Door, **settings: Any) -> None:
+        self.door = door
+
+        @web.middleware
+        async def attend(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            return await door.attend(handler, request)
+
+        # The outermost: a body that is read by another middleware is a visit too.
+        app.middlewares.insert(0, attend)
+        super().__init__(app, handle_signals=False, **settings)
+
+
+Runner: TypeAlias = PublicRunner | PrivateRunner
+
+
+def _request_factory() -> Callable[..., web.BaseRequest]:
+    loop = asyncio.get_running_loop()
+
+    def make(*parts: Any) -> web.BaseRequest:
+        return web.BaseRequest(*parts, loop, client_max_size=BODY_LIMIT_BYTES)  # type: ignore[misc, arg-type]
+
+    return make
 
 
 class ListenFailed(Exception):
     """A socket cannot be opened; the text names it and says why."""
 
 
-def public_runner(app: web.Application, most: int = MOST_CONNECTIONS) -> web.AppRunner:
+def public_runner(handler: Handler, most: int = MOST_CONNECTIONS) -> PublicRunner:
     """Return a runner with limits for strangers, and room for `most` connections."""
     connections = Connections(
         min(CROWD, most),
@@ -106,10 +149,10 @@ def public_runner(app: web.Application, most: int = MOST_CONNECTIONS) -> web.App
         max_headers=64,
         auto_decompress=False,
     )
-    return _runner(app, _Door(connections), shutdown_timeout=DRAIN_SECONDS)
+    return PublicRunner(handler, _Door(connections), shutdown_timeout=DRAIN_SECONDS)
 
 
-def private_runner(app: web.Application) -> web.AppRunner:
+def private_runner(app: web.Application) -> PrivateRunner:
     """Return a runner for the owner."""
     connections = Connections(
         MOST_PRIVATE_CONNECTIONS // 2,
@@ -119,20 +162,13 @@ def private_runner(app: web.Application) -> web.AppRunner:
         auto_decompress=False,
     )
     # Who hangs up is not worked for any more: a wish that waits for its turn is withdrawn.
-    return _runner(
+    return PrivateRunner(
         app, _Door(connections, waits=False), handler_cancellation=True, shutdown_timeout=1.0
     )
 
 
-def _runner(app: web.Application, door: _Door, **settings: Any) -> web.AppRunner:
-    app[_DOOR] = door
-    # The outermost: a body that is read by another middleware is a visit too.
-    app.middlewares.insert(0, _attend)
-    return web.AppRunner(app, handle_signals=False, **settings)
-
-
 async def listen(
-    runner: web.AppRunner, endpoint: Endpoint, mode: int, tls: ssl.SSLContext | None = None
+    runner: Runner, endpoint: Endpoint, mode: int, tls: ssl.SSLContext | None = None
 ) -> str:
     """Open one listener and return its address as a URL; `mode` is for a unix socket, `tls` is not.
 
@@ -147,14 +183,12 @@ async def listen(
         server = await loop.create_unix_server(protocol, path, backlog=BACKLOG)
     except OSError as error:
         raise ListenFailed(f"unix:{path}: {error.strerror or error}") from error
-    runner.app[_DOOR].servers.append(server)
+    runner.door.servers.append(server)
     await asyncio.to_thread(path.chmod, mode)
     return f"unix:{path}"
 
 
-async def _listen_tcp(
-    runner: web.AppRunner, endpoint: TcpEndpoint, tls: ssl.SSLContext | None
-) -> str:
+async def _listen_tcp(runner: Runner, endpoint: TcpEndpoint, tls: ssl.SSLContext | None) -> str:
     shown, protocol = bracket(endpoint.host), await _open(runner, tls)
     try:
         server = await asyncio.get_running_loop().create_server(
@@ -162,13 +196,13 @@ async def _listen_tcp(
         )
     except OSError as error:
         raise ListenFailed(f"{shown}:{endpoint.port}: {error.strerror or error}") from error
-    runner.app[_DOOR].servers.append(server)
+    runner.door.servers.append(server)
     port = endpoint.port or server.sockets[-1].getsockname()[1]
     return f"{_scheme(tls)}://{shown}:{port}"
 
 
 async def listen_on(
-    runner: web.AppRunner, passed: socket.socket, tls: ssl.SSLContext | None = None
+    runner: Runner, passed: socket.socket, tls: ssl.SSLContext | None = None
 ) -> str:
     """Serve a socket that somebody else bound and keeps; return its address as a URL.
 
@@ -180,7 +214,7 @@ async def listen_on(
     server = await asyncio.get_running_loop().create_server(
         await _open(runner, tls), sock=passed, backlog=BACKLOG
     )
-    runner.app[_DOOR].servers.append(server)
+    runner.door.servers.append(server)
     address = passed.getsockname()
     if passed.family == socket.AF_UNIX:
         # A name in the abstract namespace is bytes with a leading zero (unix(7)).
@@ -189,27 +223,25 @@ async def listen_on(
     return f"{_scheme(tls)}://{bracket(address[0])}:{address[1]}"
 
 
-async def _open(
-    runner: web.AppRunner, tls: ssl.SSLContext | None
-) -> Callable[[], asyncio.BaseProtocol]:
+async def _open(runner: Runner, tls: ssl.SSLContext | None) -> Callable[[], asyncio.BaseProtocol]:
     """Start the application if it was not, and return what makes its connections."""
     if runner.server is None:
         await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101 - setup() makes it
-    return lambda: runner.app[_DOOR].connections.protocol(server, tls)
+    return lambda: runner.door.connections.protocol(server, tls)
 
 
 def _scheme(tls: ssl.SSLContext | None) -> str:
     return "https" if tls else "http"
 
 
-async def close(runners: list[web.AppRunner]) -> None:
+async def close(runners: Sequence[Runner]) -> None:
     """Stop accepting, give accepted connections a moment to be read, answer them, close.
 
     A passed socket is closed here only: who keeps it goes on queueing for the next process.
     """
-    doors = [runner.app[_DOOR] for runner in runners]
+    doors = [runner.door for runner in runners]
     for door in doors:
         # Who asks us whether we are ready is told, on the connection that he has, that we are not.
         door.visits.last = door.waits

@@ -9,13 +9,14 @@ token in it.
 # typing.override came with Python 3.12.
 
 import io
+import json
 import logging
 import queue
 import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -23,24 +24,41 @@ from aiohttp.http_exceptions import HttpProcessingError
 from daemon.rules.redaction import cut_secret, escape_control, order_secrets, redact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 LINES_LIMIT = 10_000
 CLOSE_SECONDS = 2.0
+GATHER_SECONDS = 0.01
+"""How long the thread rests after it wrote, so that a flood is written many lines at a time: each
+time it wakes up it takes the interpreter from the loop."""
 _FIRST = ("timestamp", "level", "event")
 _secrets: tuple[str, ...] = ()
+_secrets_in_json: tuple[str, ...] = ()
+_encode: Final = json.JSONEncoder().encode
+"""Made once: `json.dumps`, which structlog's renderer calls, makes one for each line."""
+
+
+class Rows(list[dict[str, object]]):
+    """What happened many times at once: logged as `rows`, it becomes a line for each.
+
+    What a line costs is its way through the processors, and this is one way for all.
+    """
 
 
 class ThreadedStream(io.TextIOBase):
     """Writes lines on a thread of its own: a reader that stalls or leaves must not stop the loop.
 
-    Lines beyond the limit are dropped and counted; the count is told when the reader is back.
+    A line is written at once, and those that come right behind it together. Lines beyond the limit
+    are dropped and counted; the count is told when the reader is back.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(LINES_LIMIT)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
@@ -50,9 +68,9 @@ class ThreadedStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Hand over some lines; never waits."""
-        try:
-            self._lines.put_nowait(text)
-        except queue.Full:
+        if self._lines.qsize() < LINES_LIMIT:
+            self._lines.put(text)
+        else:
             self._dropped += 1
         return len(text)
 
@@ -61,12 +79,12 @@ class ThreadedStream(io.TextIOBase):
 
     def close(self) -> None:
         """Write what is left, for at most two seconds."""
-        with suppress(queue.Full):
-            self._lines.put_nowait(None)
-            self._thread.join(CLOSE_SECONDS)
+        self._lines.put(None)
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        while (text := self._lines.get()) is not None:
+        while (text := self._gather()) is not None:
             # Nobody reads any more: there is no place to say so.
             with suppress(OSError, ValueError):
                 self._stream.write(text)
@@ -74,12 +92,27 @@ class ThreadedStream(io.TextIOBase):
             if self._dropped and self._lines.empty():
                 dropped, self._dropped = self._dropped, 0
                 structlog.get_logger().warning("log.dropped", lines=dropped)
+            self._closing.wait(GATHER_SECONDS)
+
+    def _gather(self) -> str | None:
+        """Wait for a line, and return it with those that stand behind it; None at the end."""
+        gathered, line = [], self._lines.get()
+        while line is not None:
+            gathered.append(line)
+            try:
+                line = self._lines.get_nowait()
+            except queue.Empty:
+                return "".join(gathered)
+        if gathered:
+            self._lines.put(None)
+        return "".join(gathered) if gathered else None
 
 
 def hide(secrets: Iterable[str]) -> None:
     """Mask these values as well from now on: a token may be made after the log was set up."""
-    global _secrets  # noqa: PLW0603 - structlog's own configuration is one for the process too
+    global _secrets, _secrets_in_json  # noqa: PLW0603 - structlog's own configuration is one too
     _secrets = order_secrets([*_secrets, *secrets])
+    _secrets_in_json = tuple(_encode(secret)[1:-1] for secret in _secrets)
 
 
 def mask(text: str) -> str:
@@ -111,19 +144,19 @@ def set_up_logs(
     ending: list[Processor] = (
         [
             structlog.processors.format_exc_info,
-            _mask,
-            _escape,
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            _each(
+                _console(
+                    structlog.dev.ConsoleRenderer(
+                        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+                    )
+                )
             ),
         ]
         if console
         # Without locals: a token in a local variable would be printed with the traceback.
         else [
             structlog.processors.format_exc_info,
-            _mask,
-            _order,
-            structlog.processors.JSONRenderer(default=str),
+            _each(_render_json),
         ]
     )
     structlog.configure(
@@ -155,15 +188,43 @@ def _blame_sender(record: logging.LogRecord) -> bool:
     return True
 
 
-def _mask(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+def _mask(event: "EventDict") -> "EventDict":
     return {key: redact(value, _secrets) for key, value in event.items()}
 
 
-def _order(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
-    return {**{key: event[key] for key in _FIRST if key in event}, **event}
+def _each(render: "Callable[[EventDict], str]") -> "Processor":
+    """Return a processor that makes the lines of an event with `Rows`, or the one of any other."""
+
+    def render_each(_: "WrappedLogger", __: str, event: "EventDict") -> str:
+        rows = event.pop("rows", None)
+        if rows is None:
+            return render(event)
+        if not rows:
+            raise structlog.DropEvent
+        return "\n".join([render({**event, **row}) for row in rows])
+
+    return render_each
 
 
-def _escape(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+def _render_json(event: "EventDict") -> str:
+    ordered = {**{key: event[key] for key in _FIRST if key in event}, **event}
+    try:
+        line = _encode(ordered)
+    except TypeError:
+        # A path or the like, which masking turns into text.
+        return _encode(_mask(ordered))
+    # Most lines have nothing to hide, and one look at the whole shows it: a character is written in
+    # JSON as it is written elsewhere in JSON, and no link is cut that has no question mark.
+    if "?" in line or any(secret in line for secret in _secrets_in_json):
+        return _encode(_mask(ordered))
+    return line
+
+
+def _console(renderer: "structlog.dev.ConsoleRenderer") -> "Callable[[EventDict], str]":
+    return lambda event: renderer(None, "", _escape(_mask(event)))
+
+
+def _escape(event: "EventDict") -> "EventDict":
     return {
         key: escape_control(value) if isinstance(value, str) and key != "exception" else value
         for key, value in event.items()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from daemon import __version__
 from daemon.admin import admin_app, guard_socket, guard_tcp
@@ -34,6 +33,7 @@ from daemon.listeners import (
     MOST_CONNECTIONS,
     MOST_CONNECTIONS_TLS,
     ListenFailed,
+    Runner,
     close,
     listen,
     listen_on,
@@ -120,7 +120,7 @@ async def _run(
 ) -> None:
     committing = asyncio.create_task(parts.intake.run(), name="intake")
     working = [asyncio.create_task(loop, name=name) for name, loop in parts.loops.items()]
-    runners: list[web.AppRunner] = []
+    runners: list[Runner] = []
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         addresses = await _open_doors(parts, passed, runners, room)
@@ -198,7 +198,7 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> list[BaseException]:
 
 
 async def _open_doors(
-    parts: Parts, passed: list[socket.socket], runners: list[web.AppRunner], room: int
+    parts: Parts, passed: list[socket.socket], runners: list[Runner], room: int
 ) -> dict[str, str]:
     """Open the listeners; return their addresses by name.
 

@@ -7,7 +7,7 @@ the row as it is at that moment; a decision made before could be about an older 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-from daemon.rules.task import COLUMNS
+from daemon.rules.task import COLUMNS, Received
 
 Fetch: TypeAlias = Callable[[str, object], Awaitable[list[Any]]]
 """Runs one statement and returns its rows; raises StoreFailed when it did not commit."""
@@ -15,6 +15,7 @@ Fetch: TypeAlias = Callable[[str, object], Awaitable[list[Any]]]
 STEPPING: Final = "state IN ('wanted', 'verified', 'stored')"
 """States with a download step; the words of the index `task_to_fetch`."""
 ALL: Final = ", ".join(COLUMNS)
+_TOLD: Final = ", ".join(Received._fields)
 
 ADOPT: Final = f"""
 INSERT INTO task (task_id, label, state, cause, source, created_at, updated_at, deadline_at,
@@ -91,5 +92,5 @@ ON CONFLICT (task_id) DO UPDATE SET
     message = CASE WHEN {_FAILS} THEN excluded.message
                    WHEN {_LINKS} AND state <> 'wanted' THEN NULL ELSE message END,
     provider_code = CASE WHEN {_FAILS} THEN excluded.provider_code ELSE provider_code END
-RETURNING {ALL}
+RETURNING {_TOLD}
 """

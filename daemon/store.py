@@ -32,7 +32,7 @@ from daemon.quarantine import Quarantine
 from daemon.restoration import Restoration
 from daemon.rules.lifecycle import State
 from daemon.rules.schedule import HOUR
-from daemon.rules.task import COLUMNS, Due, Move, Step, Task, Tidings
+from daemon.rules.task import COLUMNS, Due, Move, Received, Step, Task, Tidings
 from daemon.rules.verdict import Verdict
 from daemon.schema import MIGRATIONS
 from daemon.sightings import Sightings
@@ -81,7 +81,7 @@ class Store:
         self,
         connection: aiosqlite.Connection,
         reader: aiosqlite.Connection,
-        observe: Callable[[Move], None],
+        observe: Callable[[Sequence[Move]], None],
         make_room: Callable[[], bool],
     ) -> None:
         self._connection = connection
@@ -99,23 +99,16 @@ class Store:
         self.quarantine = Quarantine(self._fetch, self._look)
         self.restoration = Restoration(self._fetch)
 
-    async def receive(self, batch: Sequence[Tidings]) -> list[Task]:
-        """Commit callbacks that waited together; return the rows in their order.
+    async def receive(self, batch: Sequence[Tidings]) -> list[Received]:
+        """Commit callbacks that waited together; return what became of each, in their order.
 
         Raises:
             StoreFailed: nothing was committed.
         """
-        rows = [
-            (
-                *(tidings.task_id, tidings.cause, tidings.now, tidings.deadline_at),
-                *(tidings.ask_at, tidings.link, tidings.hint),
-                *(tidings.reason, tidings.message, tidings.code),
-            )
-            for tidings in batch
-        ]
-        tasks = await self._rows(RECEIVE, (json.dumps(rows),))
-        self._tell(tasks)
-        return tasks
+        rows = await self._fetch(RECEIVE, (json.dumps(batch),))
+        received = [Received(*row) for row in rows]
+        self._tell(received)
+        return received
 
     async def adopt(
         self,
@@ -362,10 +355,12 @@ class Store:
         """Move the write-ahead log into the database and empty it."""
         await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
 
-    def _tell(self, tasks: Iterable[Task]) -> None:
-        for task in tasks:
-            if task.previous_state != task.state:
-                self._observe(Move(task.previous_state, task))
+    def _tell(self, tasks: Iterable[Task | Received]) -> None:
+        moves = [
+            Move(task.previous_state, task) for task in tasks if task.previous_state != task.state
+        ]
+        if moves:
+            self._observe(moves)
 
     async def _tasks(self, where: str, parameters: object) -> list[Task]:
         return await self._rows(f"SELECT {ALL} FROM task {where}", parameters)
@@ -415,7 +410,7 @@ def _make(rows: Iterable[sqlite3.Row]) -> list[Task]:
 @asynccontextmanager
 async def open_store(
     state_dir: Path,
-    observe: Callable[[Move], None] = lambda _: None,
+    observe: Callable[[Sequence[Move]], None] = lambda _: None,
     ballast: Ballast | None = None,
 ) -> AsyncIterator[Store]:
     """Open the ledger in `state_dir`, alone; `ballast` is given up when its disk is full.

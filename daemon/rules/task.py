@@ -5,7 +5,7 @@ makes such a value, everybody else reads it. Times are milliseconds since 1970 U
 """
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, NamedTuple
 
 from daemon.rules.lifecycle import ASKING, Cause, State
 
@@ -124,12 +124,14 @@ class Move:
     """A task came to another state; `before` is None when it was not known."""
 
     before: str | None
-    task: Task
+    task: "Task | Received"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tidings:
-    """What a callback brings to the ledger, decided and waiting for its commit."""
+class Tidings(NamedTuple):
+    """What a callback brings to the ledger, decided and waiting for its commit.
+
+    A tuple, for its fields, in this order, are what the statement reads (`statements.RECEIVE`).
+    """
 
     task_id: str
     cause: Cause
@@ -141,6 +143,20 @@ class Tidings:
     reason: str | None = None
     message: str | None = None
     code: int | None = None
+
+
+class Received(NamedTuple):
+    """What became of a task by a callback: its fields are the columns that the statement returns.
+
+    The whole row costs as much as the rest of an acknowledgement, and nobody reads it.
+    """
+
+    task_id: str
+    state: str
+    previous_state: str | None
+    cause: str
+    reason: str | None
+    callbacks: int
 
 
 @dataclass(frozen=True, slots=True)

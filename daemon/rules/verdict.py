@@ -6,7 +6,7 @@ the columns that change with it. The stations only carry it to the store.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypedDict
+from typing import Final
 
 from daemon.rules.dialect import Outcome
 from daemon.rules.failure import Hindered, Reason, Refused, Spoiled, StepFailed, Trouble
@@ -60,12 +60,6 @@ class Verdict:
     doubted: bool = False
 
 
-class _Known(TypedDict):
-    task_id: str
-    now: int
-    deadline_at: int
-
-
 def judge_callback(
     notice: Notice, now: int, *, trusted: bool, has_key: bool, retention_ms: int
 ) -> Tidings:
@@ -75,25 +69,19 @@ def judge_callback(
     link is kept as a hint for the case that nobody ever answers.
     """
     asks_at = now if has_key else None
-    known: _Known = {
-        "task_id": notice.task_id,
-        "now": now,
-        "deadline_at": now + retention_ms,
-    }
+    task_id, deadline_at = notice.task_id, now + retention_ms
     if trusted and notice.evidence is Evidence.SUCCESS:
         refresh_at = now + REFRESH_MS if has_key else None
-        return Tidings(**known, cause=Cause.LINKED, link=notice.link, ask_at=refresh_at)
+        return Tidings(task_id, Cause.LINKED, now, deadline_at, refresh_at, link=notice.link)
     if trusted and notice.evidence is Evidence.FAILURE:
         return Tidings(
-            **known,
-            cause=Cause.DECLINED,
-            ask_at=None,
+            *(task_id, Cause.DECLINED, now, deadline_at, None),
             reason=notice.reason,
             message=notice.message,
             code=notice.code,
         )
     hint = None if trusted else notice.link
-    return Tidings(**known, cause=Cause.HINTED, hint=hint, ask_at=asks_at)
+    return Tidings(task_id, Cause.HINTED, now, deadline_at, asks_at, hint=hint)
 
 
 def wants_fresh_link(task: Task, answer: Answer) -> bool:

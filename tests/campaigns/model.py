@@ -164,7 +164,8 @@ async def _bring(
             tidings = judge_callback(
                 notice, now, trusted=trusted, has_key=True, retention_ms=RETENTION
             )
-            (task,) = await store.receive([tidings])
+            await store.receive([tidings])
+            task = await store.task(task_id)
             continue
         if task is None:
             (task,), _ = await store.adopt(

@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 import structlog
 
 from daemon.bell import Bell
-from daemon.callback import Intake
+from daemon.callback import Heard, Intake
 from daemon.clock import Clock
 from daemon.disk import Disk
 from daemon.download import _SUCCEEDED, Downloader
@@ -229,7 +229,7 @@ class World:
                 has_key=True,
                 retention_ms=self.scale.retention,
             )
-            await self.intake.commit(tidings)
+            await self.intake.commit(Heard(tidings))
             video.known_at = video.known_at or self.now()
             self._ring()
             return

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from daemon.callback import Heard
 from daemon.partial import open_partial
 from daemon.rules.dialect import Outcome
 from daemon.rules.filename import name_partial
@@ -74,12 +75,12 @@ async def intake(shop: Workshop) -> Step:
     tidings = _linked(shop.new_id())
 
     async def mend() -> None:
-        task = await shop.intake.commit(tidings)
+        task = await shop.intake.commit(Heard(tidings))
         hold(fact=task.task_id == tidings.task_id, told="another task was acknowledged")
         hold(fact=task.callbacks in {1, 2}, told=f"{task.callbacks} callbacks were counted")
         hold(fact=not shop.intake._news.waiting, told="somebody waits in the intake")
 
-    return Step(shop.intake.commit(tidings), mend)
+    return Step(shop.intake.commit(Heard(tidings)), mend)
 
 
 async def handler(shop: Workshop) -> Step:

@@ -358,14 +358,6 @@ async def _open_door(shop: Workshop, folder: Path) -> AsyncIterator[str]:
     settings.write_text('state_dir = "state"\n')
     section = load(settings, {}).config.callback
 
-    @web.middleware
-    async def attend(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        answer: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
-        shop.visits.put_nowait((handler(request), answer))
-        return await answer
-
     app = callback_app(
         Receiver(
             section=lambda: section,
@@ -377,8 +369,13 @@ async def _open_door(shop: Workshop, folder: Path) -> AsyncIterator[str]:
             ring=lambda: None,
         )
     )
-    app.middlewares.append(attend)
-    runner = public_runner(app)
+
+    async def attend(request: web.BaseRequest) -> web.StreamResponse:
+        answer: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
+        shop.visits.put_nowait((app(request), answer))
+        return await answer
+
+    runner = public_runner(attend)
     place = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o600)
     try:
         yield f"{place}{section.path}/{KEY}"

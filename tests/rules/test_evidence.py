@@ -90,8 +90,10 @@ async def bring(
         tidings = judge_callback(
             read_callback(body), now, trusted=trusted, has_key=True, retention_ms=RETENTION_MS
         )
-        (task,) = await store.receive([tidings])
-        return task
+        await store.receive([tidings])
+        heard = await store.task(task_id)
+        assert heard is not None
+        return heard
     assert known is not None
     read = read_answer("sunoapi", 200, body, task_id)
     task, _ = await store.settle(

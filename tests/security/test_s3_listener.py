@@ -14,7 +14,7 @@ from aiohttp import web
 from daemon import callback, connections, listeners
 from daemon.config.endpoints import TcpEndpoint
 from daemon.config.tls import load_tls
-from daemon.listeners import close, listen, public_runner
+from daemon.listeners import Runner, close, listen, public_runner
 from tests.security.wire import place, request, say
 from tests.stations.listening import TOKEN, open_desk, success
 from tests.stories.stage import Stage
@@ -135,14 +135,12 @@ async def _lines_of(opened: list[tuple[asyncio.StreamReader, asyncio.StreamWrite
     return lines
 
 
-async def _refuse(_: web.Request) -> web.Response:
+async def _refuse(_: web.BaseRequest) -> web.Response:
     return web.Response(status=404)
 
 
-async def _open_room(most: int) -> tuple[web.AppRunner, str]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", _refuse)
-    runner = public_runner(app, most)
+async def _open_room(most: int) -> tuple[Runner, str]:
+    runner = public_runner(_refuse, most)
     return runner, await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660)
 
 
@@ -296,12 +294,10 @@ async def test_s3_09_no_answer_names_our_software(tmp_path: Path, line: str) -> 
 async def test_s3_09_a_bug_of_ours_shows_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever makes us stumble learns that we did, and the log learns where."""
 
-    async def stumble(_: web.Request) -> web.Response:
+    async def stumble(_: web.BaseRequest) -> web.Response:
         raise RuntimeError("a secret of this house")
 
-    app = web.Application()
-    app.router.add_get("/", stumble)
-    runner = public_runner(app)
+    runner = public_runner(stumble)
     url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660)
     asyncio.get_running_loop().set_debug(True)
     try:
@@ -348,9 +344,7 @@ async def test_s3_03_a_handshake_that_hangs_is_ended(
     assert connections.HANDSHAKE_SECONDS == 5.0
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 1.0)
     authority, context = tls
-    app = web.Application()
-    app.router.add_get("/", _refuse)
-    runner = public_runner(app, 2)
+    runner = public_runner(_refuse, 2)
     url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660, context)
     assert url.startswith("https://")
     hanging = [asyncio.create_task(say(url, patience=5)) for _ in range(2)]

@@ -19,12 +19,12 @@ from daemon import connections, listeners
 from daemon.config.endpoints import TcpEndpoint
 from daemon.config.tls import load_tls
 from daemon.folder import open_own_file, open_own_folder
-from daemon.listeners import close, listen, public_runner
+from daemon.listeners import Runner, close, listen, public_runner
 from tests.security.wire import place, request, say
 from tests.stories.harness import TOKEN
 from tests.stories.stage import Stage, success
 
-Room = Callable[..., Coroutine[None, None, tuple[web.AppRunner, str]]]
+Room = Callable[..., Coroutine[None, None, tuple[Runner, str]]]
 
 LAST = request("GET /", "Connection: close")
 
@@ -60,13 +60,11 @@ async def room() -> AsyncIterator[Room]:
     """Open a listener with room for so many, which answers all with 404; closed at the end."""
     async with AsyncExitStack() as stack:
 
-        async def refuse(_: web.Request) -> web.Response:
+        async def refuse(_: web.BaseRequest) -> web.Response:
             return web.Response(status=404, body=b"x" * 4000)
 
-        async def make(most: int, tls: ssl.SSLContext | None = None) -> tuple[web.AppRunner, str]:
-            app = web.Application()
-            app.router.add_route("*", "/{path:.*}", refuse)
-            runner = public_runner(app, most)
+        async def make(most: int, tls: ssl.SSLContext | None = None) -> tuple[Runner, str]:
+            runner = public_runner(refuse, most)
             stack.push_async_callback(close, [runner])
             return runner, await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660, tls)
 
@@ -82,7 +80,7 @@ def dial(url: str, trusting: ssl.SSLContext) -> ssl.SSLSocket:
     return mute
 
 
-async def hung_up(runner: web.AppRunner, most: int) -> None:
+async def hung_up(runner: Runner, most: int) -> None:
     """Wait until no more than `most` connections hold a socket."""
     assert runner.server is not None
     async with asyncio.timeout(5):

@@ -20,8 +20,9 @@ from typing import Final
 import pytest
 import trustme
 
-from daemon.callback import BODY_LIMIT_BYTES, COMMIT_SECONDS
+from daemon.callback import COMMIT_SECONDS
 from daemon.config import environment
+from daemon.connections import BODY_LIMIT_BYTES
 from tests.stories.harness import PATIENCE_SECONDS, TOKEN, Daemon
 from tests.stories.stage import Stage, failure
 

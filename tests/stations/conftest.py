@@ -61,7 +61,7 @@ def moves() -> list[Move]:
 @pytest.fixture
 async def store(tmp_path: Path, moves: list[Move]) -> AsyncIterator[Store]:
     """A ledger on a real disk."""
-    async with open_store(tmp_path / "state", moves.append) as opened:
+    async with open_store(tmp_path / "state", moves.extend) as opened:
         yield opened
 
 

@@ -15,7 +15,7 @@ from daemon.client import Client, DaemonRefused, NoDaemon
 from daemon.config.sections import TcpEndpoint, UnixEndpoint
 from daemon.disk import Disk
 from daemon.gates import Gates
-from daemon.listeners import close, listen, private_runner
+from daemon.listeners import Runner, close, listen, private_runner
 from daemon.office import Office
 from daemon.outbound import api_session, file_session, post_session
 from daemon.provider import Provider
@@ -328,7 +328,7 @@ async def test_nobody_there_is_told_apart_from_a_refusal(tmp_path: Path) -> None
         await asyncio.to_thread(Client(tmp_path / "none.sock").get, "/v1/status")
 
 
-async def _tcp(office: Office, token: str | None) -> tuple[web.AppRunner, str]:
+async def _tcp(office: Office, token: str | None) -> tuple[Runner, str]:
     guard = guard_tcp(
         lambda: frozenset({"127.0.0.1", "[::1]"}),
         lambda: frozenset({"box.example"}),

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from daemon.bell import Bell, sleep_until
+from daemon.bell import Bell, Spaced, sleep_until
 
 
 async def test_a_ring_between_listening_and_sleeping_is_heard() -> None:
@@ -46,3 +46,32 @@ async def test_nobody_sleeps_longer_than_half_a_minute() -> None:
     sleeper.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sleeper
+
+
+async def test_the_first_of_many_rings_is_passed_on_at_once() -> None:
+    """A flood wakes somebody at its beginning and once more behind it, not a thousand times."""
+    rings: list[float] = []
+    loop = asyncio.get_running_loop()
+    spaced = Spaced(lambda: rings.append(loop.time()), 0.1)
+    spaced.ring()
+    assert len(rings) == 1
+    for _ in range(1000):
+        spaced.ring()
+    assert len(rings) == 1
+    async with asyncio.timeout(5):
+        while len(rings) < 2:  # noqa: ASYNC110 - the end of a space has no event
+            await asyncio.sleep(0.01)
+    assert rings[1] - rings[0] >= 0.09
+    await asyncio.sleep(0.25)
+    assert len(rings) == 2
+
+
+async def test_a_ring_after_silence_waits_for_nothing() -> None:
+    """Each callback that comes alone wakes who is to ask or to fetch before anything else runs."""
+    rings: list[int] = []
+    spaced = Spaced(lambda: rings.append(1), 0.02)
+    for count in range(1, 4):
+        spaced.ring()
+        assert len(rings) == count
+        await asyncio.sleep(0.05)
+    assert len(rings) == 3

@@ -29,7 +29,7 @@ async def room() -> AsyncIterator[Room]:
     """Open a listener with room for so many, which answers all with 404; closed at the end."""
     async with AsyncExitStack() as stack:
 
-        async def refuse(request: web.Request) -> web.Response:
+        async def refuse(request: web.BaseRequest) -> web.Response:
             if request.path == "/broken":
                 answer = web.StreamResponse()
                 await answer.prepare(request)
@@ -42,9 +42,7 @@ async def room() -> AsyncIterator[Room]:
             return web.Response(status=404)
 
         async def make(most: int, tls: ssl.SSLContext | None = None) -> str:
-            app = web.Application()
-            app.router.add_route("*", "/{path:.*}", refuse)
-            runner = public_runner(app, most)
+            runner = public_runner(refuse, most)
             stack.push_async_callback(close, [runner])
             return await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660, tls)
 
@@ -264,8 +262,11 @@ async def test_a_unix_socket_that_was_passed_speaks_no_tls(
     tmp_path: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     """The proxy in front of it does."""
-    app = web.Application()
-    runner = public_runner(app)
+
+    async def refuse(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=404)
+
+    runner = public_runner(refuse)
     path = str(tmp_path / "door")
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)

@@ -75,6 +75,14 @@ def heard(
     )
 
 
+async def hear(store: Store, tidings: Tidings) -> Task:
+    """Commit a callback; return the row as it is afterwards."""
+    await store.receive([tidings])
+    task = await store.task(tidings.task_id)
+    assert task is not None
+    return task
+
+
 @pytest.mark.parametrize("state", FORGETTABLE)
 async def test_nobody_looks_at_what_was_forgotten(store: Store, plant: Plant, state: State) -> None:
     """Neither the poller, nor the sweeps, nor the figures; it stays in the ledger."""
@@ -97,9 +105,9 @@ async def test_a_callback_without_a_film_leaves_it_forgotten(
 ) -> None:
     """The provider calls three times about a task that failed; that is no news."""
     await forget(store, await plant("a", state, link=None, fetch_at=None))
-    (task,) = await store.receive([heard(Cause.HINTED)])
+    task = await hear(store, heard(Cause.HINTED))
     assert (task.forgotten_at, task.ask_at, task.callbacks) == (START, None, 2)
-    (task,) = await store.receive([heard(Cause.DECLINED, reason="provider_error")])
+    task = await hear(store, heard(Cause.DECLINED, reason="provider_error"))
     assert (task.forgotten_at, task.ask_at) == (START, None)
     assert task.state == ("lost" if state is State.LOST else "failed")
 
@@ -110,10 +118,10 @@ async def test_a_callback_with_a_film_brings_it_back(
 ) -> None:
     """A hint makes the question due, a trusted link is fetched."""
     await forget(store, await plant("a", state))
-    (task,) = await store.receive([heard(Cause.HINTED, hint=LINK)])
+    task = await hear(store, heard(Cause.HINTED, hint=LINK))
     assert (task.state, task.forgotten_at, task.ask_at) == (state, None, START + 1000)
     await forget(store, task)
-    (task,) = await store.receive([heard(Cause.LINKED, link=LINK)])
+    task = await hear(store, heard(Cause.LINKED, link=LINK))
     assert (task.state, task.forgotten_at, task.fetch_at) == ("wanted", None, START + 1000)
 
 

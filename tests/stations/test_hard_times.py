@@ -131,7 +131,9 @@ async def test_a_callback_asks_about_a_wanted_task_too(
     hint = Tidings(
         task_id="a", cause=Cause.HINTED, now=now(), deadline_at=now() + HOUR, ask_at=now()
     )
-    (task,) = await store.receive([hint])
+    await store.receive([hint])
+    task = await store.task("a")
+    assert task is not None
     assert (task.state, task.ask_at) == ("wanted", now())
 
 

@@ -425,6 +425,8 @@ async def test_a_callback_before_the_name_makes_one_task(store: Store, record: R
     )
     await store.receive([hinted])
     await name(store, intent)
-    (task,) = await store.receive([hinted])
+    await store.receive([hinted])
+    task = await store.task("v1")
+    assert task is not None
     assert (task.hint, task.ask_at, task.callbacks) == (LINK, START + 5, 2)
     assert (task.source, task.label) == ("submit", "song")

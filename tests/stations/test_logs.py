@@ -3,13 +3,14 @@
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 
-from daemon.logs import hide, set_up_logs
+from daemon.logs import Rows, ThreadedStream, hide, set_up_logs
 
 
 @pytest.fixture
@@ -94,3 +95,78 @@ def test_auto_is_json_where_there_is_no_terminal(stream: io.StringIO) -> None:
     structlog.get_logger().info("too.quiet")
     structlog.get_logger().warning("loud.enough")
     assert [line["event"] for line in lines(stream)] == ["loud.enough"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_rows_are_a_line_each_as_if_they_were_logged_alone(stream: io.StringIO, form: str) -> None:
+    """In their order, with what all have in common, and no secret passes in any of them."""
+    set_up_logs(level="info", form=form, secrets=["the-api-key"], stream=stream)
+    log = structlog.get_logger()
+    rows = [
+        dict[str, object](task_id=f"t{number}", to=f"a the-api-key {number}") for number in range(3)
+    ]
+    with structlog.contextvars.bound_contextvars(who="somebody"):
+        log.info("task.moved", rows=Rows(rows))
+        for row in rows:
+            log.info("task.moved", **row)
+    log.info("task.moved", rows=Rows())
+    found = stream.getvalue()
+    assert "the-api-key" not in found
+    together, alone = found.splitlines()[:3], found.splitlines()[3:]
+    assert len(alone) == 3
+    if form == "json":
+        shown = [[*map(json.loads, half)] for half in (together, alone)]
+        for line in (*shown[0], *shown[1]):
+            assert line.pop("timestamp").endswith("Z")
+        assert shown[0] == shown[1]
+        assert [line["task_id"] for line in shown[0]] == ["t0", "t1", "t2"]
+    else:
+        assert [line.split()[1:] for line in together] == [line.split()[1:] for line in alone]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        'quo"te-secret',
+        "back\\slash-secret",
+        "\u97f3\u4e50-\U0001f3b5-secret",
+        "tab\tsecret",
+        "a/b?c",
+    ],
+)
+def test_a_secret_that_json_writes_otherwise_is_masked_too(
+    stream: io.StringIO, secret: str
+) -> None:
+    """A line is searched as it is written, where quotes and other scripts are spelled out."""
+    set_up_logs(level="info", form="json", secrets=[secret], stream=stream)
+    structlog.get_logger().info("x", message=f"it is {secret}!", deep=[{secret: 1}])
+    (line,) = lines(stream)
+    assert line["message"] == "it is ***!"
+    assert line["deep"] == [{"***": 1}]
+
+
+class _Counting(io.StringIO):
+    """A stream that counts the writes, and lets the first one wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+        self.open = threading.Event()
+
+    def write(self, text: str) -> int:  # type: ignore[explicit-override] # it came with 3.12
+        """Write, once somebody reads."""
+        self.open.wait(5)
+        self.writes += 1
+        return super().write(text)
+
+
+def test_lines_that_wait_are_written_together_and_in_order() -> None:
+    """A flood takes few writes, and closing leaves nothing behind."""
+    sink = _Counting()
+    stream = ThreadedStream(sink)
+    for number in range(2000):
+        stream.write(f"{number}\n")
+    sink.open.set()
+    stream.close()
+    assert sink.getvalue().splitlines() == [str(number) for number in range(2000)]
+    assert sink.writes <= 3

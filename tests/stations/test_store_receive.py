@@ -14,7 +14,7 @@ import pytest
 
 from daemon.rules.failure import Reason
 from daemon.rules.lifecycle import TRANSITIONS, Cause, State
-from daemon.rules.task import Move, Task, Tidings
+from daemon.rules.task import Move, Received, Task, Tidings
 from daemon.store import Store, open_store
 
 NOW = 1_790_000_000_000
@@ -64,8 +64,11 @@ def failure(task_id: str, message: str = "no", now: int = NOW) -> Tidings:
 
 
 async def receive(store: Store, tidings: Tidings) -> Task:
-    """Commit one callback."""
-    (task,) = await store.receive([tidings])
+    """Commit one callback; return the row as it is afterwards."""
+    (received,) = await store.receive([tidings])
+    task = await store.task(tidings.task_id)
+    assert task is not None
+    assert received == tuple(getattr(task, name) for name in Received._fields)
     return task
 
 
@@ -206,7 +209,8 @@ async def test_any_text_comes_back_as_it_went_in(store: Store) -> None:
     """Quotes, JSON, other scripts and an emoji pass the one statement unharmed."""
     messages = ["'; DROP TABLE task; --", '{"a": [1]}', "\u97f3\u4e50 \U0001f3b5", "a\\u0041\n", ""]
     batch = [failure(f"t{number}", message) for number, message in enumerate(messages)]
-    assert [task.message for task in await store.receive(batch)] == messages
+    await store.receive(batch)
+    assert [task.message for task in reversed(await store.tasks())] == messages
     assert await store.receive([]) == []
 
 

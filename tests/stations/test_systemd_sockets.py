@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from daemon.config.sections import TcpEndpoint
-from daemon.listeners import close, listen, listen_on, public_runner
+from daemon.listeners import Runner, close, listen, listen_on, public_runner
 from daemon.systemd import PassedWrongly, for_children, take_sockets
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -145,16 +145,14 @@ def test_no_child_hears_what_systemd_says_to_us() -> None:
     assert for_children(kept | dict.fromkeys(ours, "1")) == kept
 
 
-def app(seconds: float = 0) -> web.AppRunner:
+def app(seconds: float = 0) -> Runner:
     """Make a listener that answers after some time."""
 
-    async def answer(_: web.Request) -> web.Response:
+    async def answer(_: web.BaseRequest) -> web.Response:
         await asyncio.sleep(seconds)
         return web.Response(text="heard")
 
-    application = web.Application()
-    application.router.add_get("/", answer)
-    return public_runner(application)
+    return public_runner(answer)
 
 
 async def test_each_kind_of_address_is_shown(tmp_path: Path) -> None:
