@@ -15,6 +15,8 @@ CAMPAIGNS ?= kills wishes powercuts cutsweep syscalls fulldisk damage hostile st
 	cancellations model months mutants
 SIZE ?=
 SEED ?= $(shell date +%s)
+# Which rows of the benchmarks, all where none is named: see docs/performance.md.
+BENCH ?=
 
 # The path of a Python of version $(1) that really runs (a shim of pyenv may not), or nothing.
 find_python = $(shell for python in python$(1) "$$HOME"/.pyenv/versions/$(1).*/bin/python$(1); do \
@@ -44,7 +46,7 @@ test-%: .venv/installed
 	else $(MAKE) --no-print-directory .venv-$*/installed && .venv-$*/bin/pytest -n $(JOBS) --dist worksteal; fi
 
 bench: .venv/installed
-	.venv/bin/python -m tests.benchmarks.acknowledgements
+	.venv/bin/python -m tests.benchmarks.bench $(if $(SIZE),--size $(SIZE)) $(BENCH)
 
 campaign: .venv/installed
 	@set -e; for campaign in $(CAMPAIGNS); do echo "== $$campaign"; \

@@ -98,7 +98,8 @@ def break_ledger(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     async def set_broken(*, broken: bool) -> None:
         deny = (lambda *_: SQLITE_DENY) if broken else None
-        await store._connection.set_authorizer(deny)
+        for connection in (store._connection, store._reader):
+            await connection.set_authorizer(deny)
 
     return set_broken
 

@@ -28,11 +28,14 @@ def bytes_on_disk(daemon: Daemon) -> int:
     return sum(path.stat().st_size for path in (daemon.videos / ".partial").iterdir())
 
 
-async def begin_slowly(stage: Stage) -> tuple[Simulator, Daemon, str]:
-    """Start a download that takes eight seconds, and return when some of it is recorded."""
+async def begin_slowly(stage: Stage, connections: int = 1) -> tuple[Simulator, Daemon, str]:
+    """Start a download that takes one connection eight seconds; return when some is there."""
+    slow = SLOW if connections == 1 else replace(SLOW, lasts="always")
     provider = await stage.provider(file_size_bytes=LONG)
-    daemon = await stage.daemon(provider)
-    task_id = provider.add_task(Faults(files=(SLOW,)), callback_url=daemon.url)
+    daemon = await stage.daemon(
+        provider, download={"connections": connections, "min_segment": "1M"}
+    )
+    task_id = provider.add_task(Faults(files=(slow,)), callback_url=daemon.url)
     await daemon.says("download.started", task_id=task_id)
     until = time.monotonic() + 20
     while (await daemon.task(task_id))["received_bytes"] < 1_000_000:
@@ -138,6 +141,18 @@ async def test_a_download_that_was_killed_resumes(stage: Stage) -> None:
     assert second[1] > 0
     assert on_disk - second[1] <= OVERLAP_BYTES + 2 * 2_000_000
     assert (await daemon.says("download.finished"))["resumed_bytes"] > 0
+
+
+async def test_a_download_over_several_connections_that_was_killed_resumes(stage: Stage) -> None:
+    """What came in the middle of the file is not fetched again either."""
+    provider, daemon, task_id = await begin_slowly(stage, connections=4)
+    daemon.kill()
+    await daemon.restart()
+    kept = (await daemon.task(task_id))["received_bytes"]
+    assert kept > 1_000_000
+    await daemon.until(task_id)
+    check_film(daemon, provider, task_id)
+    assert (await daemon.says("download.finished"))["resumed_bytes"] == kept
 
 
 async def test_a_stop_in_mid_download_keeps_all_progress(stage: Stage) -> None:
