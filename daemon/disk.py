@@ -45,6 +45,7 @@ _PASSING = frozenset(
 )
 """A full or failing disk, or one that is not mounted; anything else is a mistaken setting."""
 
+WALK_BYTES = 16 << 10
 CLOCK_TICK_NS = 20_000_000
 """Files are stamped by a clock that stands still for up to 10 ms."""
 EXAMINED_LIMIT = 1_000
@@ -186,7 +187,8 @@ class Disk:
             descriptor = open_to_read(partials, path.name)
         if descriptor is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        # Boxes are read a few bytes at a time, and each read of a raw file is a call of the kernel.
+        with os.fdopen(descriptor, "rb", buffering=WALK_BYTES) as file:
             sync_or_remove(os.fsync, descriptor, path)
             found = os.fstat(descriptor).st_size
             digest.advance(descriptor, found)

@@ -1,9 +1,9 @@
 """Everything that must survive a power cut; the only SQL.
 
-Rule: one await, one statement, one transaction. The one connection runs in autocommit mode, so a
-caller that is cancelled between two awaits leaves no open transaction behind. A statement that
-returns rows goes through `execute_fetchall`, for only the fetch ends it. Every change of state is
-looked up in the transition table inside the statement that makes it, and a trigger writes the
+Rule: one await, one statement, whole or not at all; a caller that is cancelled between two awaits
+leaves nothing half done. What waits at the same time is committed together (`commits`). A statement
+that returns rows goes through `execute_fetchall`, for only the fetch ends it. Every change of state
+is looked up in the transition table inside the statement that makes it, and a trigger writes the
 history in the same transaction.
 
 `synchronous=FULL`: NORMAL may lose what was acknowledged (https://www.sqlite.org/pragma.html).
@@ -12,7 +12,7 @@ history in the same transaction.
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ import structlog
 from daemon import selections
 from daemon.balances import Balances
 from daemon.ballast import Ballast
+from daemon.commits import Commits
 from daemon.database import open_database, open_reader
 from daemon.due_times import DueTimes
 from daemon.inspection import is_fatal, is_full, note_failure
@@ -84,7 +85,7 @@ class Store:
         observe: Callable[[Sequence[Move]], None],
         make_room: Callable[[], bool],
     ) -> None:
-        self._connection = connection
+        self._commits = Commits(connection)
         self._reader = reader
         self._counted: tuple[int, dict[str, int]] | None = None
         self._observe = observe
@@ -346,14 +347,15 @@ class Store:
         """Return whether a transaction commits right now."""
         try:
             # Writes the number that is there already; an UPDATE that meets no row writes nothing.
-            await self._fetch(f"PRAGMA user_version = {len(MIGRATIONS)}", ())
+            await self._fetch(f"PRAGMA user_version = {len(MIGRATIONS)}", (), alone=True)
         except StoreFailed:
             return False
         return True
 
     async def tidy(self) -> None:
         """Move the write-ahead log into the database and empty it."""
-        await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", (), alone=True)
+        await self._commits.settle()
 
     def _tell(self, tasks: Iterable[Task | Received]) -> None:
         moves = [
@@ -370,25 +372,30 @@ class Store:
 
     async def _look(self, sql: str, parameters: object) -> list[sqlite3.Row]:
         """Run what people ask for; no commit waits for it, however long it takes."""
-        return await self._run(self._reader, sql, parameters)
+        return await self._run(lambda: self._reader.execute_fetchall(sql, parameters), reads=True)
 
-    async def _fetch(self, sql: str, parameters: object) -> list[sqlite3.Row]:
-        return await self._run(self._connection, sql, parameters)
+    async def _fetch(
+        self, sql: str, parameters: object, *, alone: bool = False
+    ) -> list[sqlite3.Row]:
+        return await self._run(
+            lambda: self._commits.run(sql, parameters, alone=alone),
+            reads=sql.lstrip().startswith("SELECT"),
+        )
 
     async def _run(
-        self, connection: aiosqlite.Connection, sql: str, parameters: object
+        self, ask: Callable[[], Awaitable[Iterable[sqlite3.Row]]], *, reads: bool
     ) -> list[sqlite3.Row]:
         if self._broken.is_set():
             raise _BROKEN
         try:
-            rows = list(await connection.execute_fetchall(sql, parameters))
+            rows = list(await ask())
         except sqlite3.IntegrityError as error:
             if "task.path" in str(error):
                 raise PathTaken from error
             raise
         except sqlite3.Error as error:
             if is_full(error) and self._make_room():
-                return await self._run(connection, sql, parameters)
+                return await self._run(ask, reads=reads)
             if not self._failing:
                 _log.error("store.failed", message=str(error))
             self._failing = True
@@ -396,7 +403,6 @@ class Store:
             if failure.fatal:
                 self._broken.set()
             raise failure from error
-        reads = connection is self._reader or sql.lstrip().startswith("SELECT")
         if self._failing and not reads:
             self._failing = False
             _log.info("store.recovered")

@@ -28,7 +28,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "selections",
         "balances due_times intents outbox quarantine restoration sightings",
         "inspection",
-        "database",
+        "commits database",
         "backup store token",
         "clock hosts overdue partial provider rounds soundness views watchdog",
         "attempt",
@@ -68,9 +68,12 @@ OUTSIDE_WORLD = frozenset(
 """Where the standard library touches a clock, luck, a disk or a network."""
 
 FENCES: Mapping[str, frozenset[str]] = {
-    "aiosqlite": frozenset({"daemon/store.py", "daemon/database.py", "daemon/schema.py"}),
+    "aiosqlite": frozenset(
+        f"daemon/{name}.py" for name in ("store", "commits", "database", "schema")
+    ),
     "sqlite3": frozenset(
-        f"daemon/{name}.py" for name in ("store", "database", "inspection", "backup", "soundness")
+        f"daemon/{name}.py"
+        for name in ("store", "commits", "database", "inspection", "backup", "soundness")
     ),
     "aiofiles": frozenset({"daemon/partial.py"}),
     "aiolimiter": frozenset({"daemon/provider.py"}),

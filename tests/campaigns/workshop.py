@@ -140,7 +140,9 @@ class Workshop:
         self.disk = Disk(self.videos, workers=1, file_mode=0o640, directory_mode=0o750)
         self.disk.pool.shutdown()
         self.disk.pool = self.pool
-        watched = WatchedStore(store._connection, store._reader, lambda _: None, lambda: False)
+        watched = WatchedStore(
+            store._commits.connection, store._reader, lambda _: None, lambda: False
+        )
         watched.disk_journal = self.pool.journal
         self.store: Store = watched
         self.gates = Gates(self.now, lambda _event, _shut: None)
@@ -270,7 +272,8 @@ class Workshop:
             # The ledger's thread works on one statement after the other: behind this one it rests.
             if not await self.store.writable():
                 raise PromiseBroken("the ledger takes no write any more")
-            if self.store._connection.in_transaction:
+            await self.store._commits.settle()
+            if self.store._commits.connection.in_transaction:
                 raise PromiseBroken("a transaction was left open")
             await asyncio.gather(*(self.disk.run(os.getpid) for _ in range(2)))
             if any(os.fstat(bait).st_size for bait in baits):

@@ -80,7 +80,7 @@ def plant(store: Store, now: Callable[[], int]) -> Callable[..., Awaitable[Task]
         )
         await store.receive([birth])
         sets = ", ".join(f"{name} = :{name}" for name in values)
-        await store._connection.execute_fetchall(
+        await store._commits.connection.execute_fetchall(
             f"UPDATE task SET {sets} WHERE task_id = :key",  # noqa: S608 - only column names
             {**values, "key": task_id},
         )
@@ -98,7 +98,7 @@ def break_ledger(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     async def set_broken(*, broken: bool) -> None:
         deny = (lambda *_: SQLITE_DENY) if broken else None
-        for connection in (store._connection, store._reader):
+        for connection in (store._commits.connection, store._reader):
             await connection.set_authorizer(deny)
 
     return set_broken

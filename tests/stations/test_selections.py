@@ -217,7 +217,7 @@ async def fill(store: Store, finished: int) -> None:
     """Put a hundred tasks with work that is due, and so many finished and waiting ones, into it."""
     for statement in (FINISHED, WAITING, OPEN, SETTLED, SEEN, TOLD):
         values = {"now": NOW, "count": finished}
-        await store._connection.execute_fetchall(statement, values)
+        await store._commits.connection.execute_fetchall(statement, values)
 
 
 def is_walk(step: str) -> bool:
@@ -227,7 +227,7 @@ def is_walk(step: str) -> bool:
 
 async def plan(store: Store, sql: str) -> set[str]:
     """Return the steps of a statement's plan that walk or sort."""
-    rows = await store._connection.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}")
+    rows = await store._commits.connection.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}")
     return {row[3] for row in rows if is_walk(row[3])}
 
 
@@ -255,10 +255,10 @@ async def test_no_table_is_walked_through(store: Store) -> None:
     wrong: dict[str, set[str]] = {}
     count = 0
     for name, call in CALLS.items():
-        for connection in (store._connection, store._reader):
+        for connection in (store._commits.connection, store._reader):
             await connection.set_trace_callback(seen.append)
         await call(store)
-        for connection in (store._connection, store._reader):
+        for connection in (store._commits.connection, store._reader):
             await connection.set_trace_callback(None)  # type: ignore[arg-type]
         # The statements of triggers are comments there; they are looked at below.
         asked = [sql for sql in seen if not sql.startswith(("--", "PRAGMA", "EXPLAIN"))]
@@ -275,7 +275,7 @@ async def test_no_table_is_walked_through(store: Store) -> None:
 async def test_no_trigger_walks_through_a_table(store: Store) -> None:
     """What a commit sets off finds its rows by an index too."""
     await fill(store, FEW)
-    rows = await store._connection.execute_fetchall(
+    rows = await store._commits.connection.execute_fetchall(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
     )
     assert len(list(rows)) >= 6
@@ -298,7 +298,7 @@ async def count_steps(folder: Path, finished: int) -> dict[str, int]:
                 steps[0] += 1
                 return 0
 
-            for connection in (store._connection, store._reader):
+            for connection in (store._commits.connection, store._reader):
                 await connection.set_progress_handler(tick, 10)
             await call(store)
             taken[name] = steps[0]
@@ -325,7 +325,7 @@ async def test_pages_hold_every_task_once(store: Store, states: tuple[str, ...])
     await fill(store, FEW)
     expected = [
         row[0]
-        for row in await store._connection.execute_fetchall("SELECT id, state FROM task")
+        for row in await store._commits.connection.execute_fetchall("SELECT id, state FROM task")
         if not states or row[1] in states
     ]
     found: list[int] = []

@@ -218,7 +218,9 @@ async def test_every_application_that_joins_is_called(store: Store, start: Start
         assert len(await store.tasks()) == 1
         changes = {"reason": "generate_failed", "ask_at": None}
         await store.settle(task, START, lambda _: Verdict(Cause.DECLINED, changes))
-        told = await store._connection.execute_fetchall("SELECT target FROM outbox ORDER BY target")
+        told = await store._commits.connection.execute_fetchall(
+            "SELECT target FROM outbox ORDER BY target"
+        )
         assert [row[0] for row in told] == urls
 
 

@@ -1,0 +1,119 @@
+"""Runs the statements of the ledger: those that wait at the same time in one transaction.
+
+Rule: nobody is told the result of a statement before it is on the disk. A commit costs a sync of
+the disk, which takes longer than all statements of a group together; who comes meanwhile waits for
+this commit and shares the next one, so nobody waits for more than two. A statement that breaks a
+constraint fails alone. Only this module speaks to the connection that writes.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import aiosqlite
+
+from daemon.inspection import is_fatal
+
+GROUP_LIMIT: Final = 256
+
+Rows: TypeAlias = list[sqlite3.Row]
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    sql: str
+    parameters: object
+    alone: bool
+    committed: asyncio.Future[Rows]
+
+    def tell(self, result: Rows | sqlite3.Error) -> None:
+        """Hand over what became of it; who was cancelled meanwhile does not wait any more."""
+        if self.committed.done():
+            return
+        if isinstance(result, sqlite3.Error):
+            self.committed.set_exception(result)
+        else:
+            self.committed.set_result(result)
+
+
+class Commits:
+    """The one way to the connection that writes."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self.connection = connection
+        self._waiting: list[_Statement] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    async def run(self, sql: str, parameters: object, *, alone: bool = False) -> Rows:
+        """Return the rows of a statement once it is committed, also when the caller is cancelled.
+
+        `alone` is for what cannot be done within a transaction.
+
+        Raises:
+            sqlite3.Error: nothing of it was committed.
+        """
+        committed: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Statement(sql, parameters, alone, committed))
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all(), name="commits")
+        return await committed
+
+    async def settle(self) -> None:
+        """Wait until nothing is on its way any more."""
+        while self._committing is not None:
+            await asyncio.wait({self._committing})
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                group = self._take()
+                try:
+                    results = await self._commit(group)
+                except sqlite3.Error as error:
+                    # Only a new start can be trusted: nothing is written any more.
+                    group += self._waiting
+                    self._waiting = []
+                    results = [error] * len(group)
+                for statement, result in zip(group, results, strict=True):
+                    statement.tell(result)
+        finally:
+            self._committing = None
+
+    def _take(self) -> list[_Statement]:
+        """Take the statements of one transaction from those that wait, in their order."""
+        count = 0
+        while count < min(len(self._waiting), GROUP_LIMIT) and not self._waiting[count].alone:
+            count += 1
+        group = self._waiting[: max(1, count)]
+        del self._waiting[: len(group)]
+        return group
+
+    async def _commit(self, group: Sequence[_Statement]) -> list[Rows | sqlite3.Error]:
+        """Commit a group; raises what is fatal."""
+        if len(group) > 1:
+            try:
+                return await self._commit_together(group)
+            except sqlite3.Error as error:
+                with suppress(sqlite3.Error):
+                    await self.connection.execute_fetchall("ROLLBACK")
+                if is_fatal(error):
+                    raise
+        # A full disk, say: each for itself finds out what it is to blame for.
+        return [await self._try(statement, (sqlite3.Error,)) for statement in group]
+
+    async def _commit_together(self, group: Sequence[_Statement]) -> list[Rows | sqlite3.Error]:
+        await self.connection.execute_fetchall("BEGIN")
+        found = [await self._try(statement, (sqlite3.IntegrityError,)) for statement in group]
+        await self.connection.execute_fetchall("COMMIT")
+        return found
+
+    async def _try(
+        self, statement: _Statement, caught: tuple[type[sqlite3.Error], ...]
+    ) -> Rows | sqlite3.Error:
+        try:
+            return list(await self.connection.execute_fetchall(statement.sql, statement.parameters))
+        except caught as error:
+            return error
