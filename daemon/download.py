@@ -100,10 +100,13 @@ class Downloader:
                 now=self._now,
             )
             await attempt.fill()
+            open_gate(self._gates, task.next_link)
             if attempt.host:
                 await self._note_host(attempt.host)
             size_bytes = part.end
         sha256, film = await self._disk.examine(path, size_bytes, part.digest)
+        # Bytes were synced: only that proves a disk that had failed to do it.
+        self._gates.open("disk")
         _log.info(
             "download.finished",
             bytes=size_bytes,

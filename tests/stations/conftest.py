@@ -93,13 +93,17 @@ def plant(store: Store, now: Callable[[], int]) -> Callable[..., Awaitable[Task]
 
 @pytest.fixture
 def break_ledger(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[None]]:
-    """Let every statement fail from now on, or none any more; who waits for it waits 20 ms."""
+    """Let every statement fail from now on, or none any more; who waits for it waits 20 ms.
+
+    What people ask for goes another way, and fails with `looks`.
+    """
     monkeypatch.setattr("daemon.store.STORE_PAUSE_MS", 20)
 
-    async def set_broken(*, broken: bool) -> None:
+    async def set_broken(*, broken: bool, looks: bool = False) -> None:
         deny = (lambda *_: SQLITE_DENY) if broken else None
-        for connection in (store._commits.connection, store._reader):
-            await connection.set_authorizer(deny)
+        await store._commits.connection.set_authorizer(deny)
+        if looks:
+            await store._reader.set_authorizer(deny)
 
     return set_broken
 

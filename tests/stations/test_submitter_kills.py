@@ -58,7 +58,7 @@ async def main():
     async with store_at as store, api_at as api, files_at as files:
         gates = Gates(lambda: 1, lambda *_: None)
         provider = Provider(api, kind, gates, lambda: 1, 1000)
-        writes = lambda sql: sql.split()[0] in {"INSERT", "UPDATE"}
+        writes = lambda sql: sql.split()[0] in {"INSERT", "UPDATE", "COMMIT"}
         connection = store._commits.connection
         connection.execute_fetchall = die_around(connection.execute_fetchall, writes)
         provider.generate = die_around(provider.generate, lambda _: True)
@@ -104,7 +104,7 @@ async def test_a_kill_at_any_step_pays_for_one_video_at_most(
             assert len(again) == int(recorded is not None)
             assert again[: len(made)] == made
             if recorded is None:
-                assert number == 1
+                assert not made
             elif recorded.has_local_id:
                 # Only where the provider keeps the id to itself.
                 assert (kind, len(made)) == ("kie", 1)
@@ -115,7 +115,7 @@ async def test_a_kill_at_any_step_pays_for_one_video_at_most(
             calls = simulator.requests
             simulator.requests = type(calls)(maxlen=calls.maxlen)
             assert sum(call.path == GENERATE for call in calls) <= 2
-        assert number == 9
+        assert number >= 9
 
 
 async def check_second_life(

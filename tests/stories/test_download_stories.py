@@ -20,6 +20,7 @@ CUT: Final = FileFault(cut_after_bytes=CUT_AT, bytes_per_second=4_000_000)
 KEPT: Final = CUT_AT // 2
 """The least that is kept: aiohttp drops what it had not handed out when the connection breaks."""
 SLOW: Final = FileFault(bytes_per_second=2_000_000)
+SLOW_ALWAYS: Final = FileFault(bytes_per_second=2_000_000, lasts="always")
 LONG: Final = 16_000_000
 
 
@@ -30,7 +31,7 @@ def bytes_on_disk(daemon: Daemon) -> int:
 
 async def begin_slowly(stage: Stage, connections: int = 1) -> tuple[Simulator, Daemon, str]:
     """Start a download that takes one connection eight seconds; return when some is there."""
-    slow = SLOW if connections == 1 else replace(SLOW, lasts="always")
+    slow = SLOW if connections == 1 else SLOW_ALWAYS
     provider = await stage.provider(file_size_bytes=LONG)
     daemon = await stage.daemon(
         provider, download={"connections": connections, "min_segment": "1M"}
