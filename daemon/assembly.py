@@ -32,6 +32,7 @@ from daemon.provider import Provider
 from daemon.pulse import Pulse, listen
 from daemon.queue import DownloadQueue, keep_workers, work
 from daemon.restore import take_over
+from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Hindered
 from daemon.rules.lifecycle import State
@@ -126,6 +127,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         clock.compare,
     )
     files = await stack.enter_async_context(_open_files(settings))
+    way = RightOfWay()
     downloader = Downloader(
         store,
         files,
@@ -135,6 +137,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         section=lambda: settings.config.download,
         min_free_bytes=lambda: settings.config.disk.min_free,
         now=now,
+        way=way,
     )
     submitter = Submitter(
         store,
@@ -202,6 +205,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         intake=intake,
         now=now,
         ring=Spaced(bells.ring, SPACE_SECONDS).ring,
+        way=way,
     )
     poller = Poller(
         store,

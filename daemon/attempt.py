@@ -22,6 +22,7 @@ from daemon.flow import Flow
 from daemon.outbound import Session, get_file, read_chunk
 from daemon.partial import Partial
 from daemon.pulse import STEP_SECONDS, beat
+from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Reason, Refused, Spoiled, StepFailed, Trouble
 from daemon.rules.mp4 import begins_as_film
@@ -65,8 +66,9 @@ _log = structlog.get_logger()
 class Traffic:
     """What the attempts of one process share: the flow, the buffers, and what hosts put up with."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, way: RightOfWay) -> None:
         self.flow = flow
+        self.way = way
         self.connections = 0
         self._shy: dict[str, float] = {}
 
@@ -377,6 +379,7 @@ class Attempt:
                 piece, failure = b"", caught
             self._received_bytes += len(piece)
             await traffic.flow.count(len(piece))
+            await traffic.way.give_way()
             gathered.append(piece)
             gathered_bytes += len(piece)
             now = time.monotonic()

@@ -25,6 +25,7 @@ from daemon.connections import (
 )
 from daemon.listeners import Handler
 from daemon.logs import Rows, mask
+from daemon.right_of_way import RightOfWay
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
 from daemon.rules.redaction import escape_control
@@ -218,6 +219,8 @@ class Receiver:
     now: Callable[[], int]
     ring: Callable[[], None]
     """Called when a question or a download may have become due."""
+    way: RightOfWay = field(default_factory=RightOfWay)
+    """Who stands back for a callback."""
     strikes: Strikes = field(default_factory=lambda: Strikes(time.monotonic))
 
 
@@ -252,7 +255,8 @@ def callback_app(receiver: Receiver) -> Handler:
                 "callback.rejected", remote=client, status=404, why=f"method {request.method[:10]}"
             )
             return _refuse(404)
-        status = await _receive(request, receiver, client) if expected == _CONTINUE else 417
+        with receiver.way.taken():
+            status = await _receive(request, receiver, client) if expected == _CONTINUE else 417
         if status != 200:  # noqa: PLR2004 - HTTP OK
             return _refuse(status)
         return PreparedResponse(_RECEIVED)

@@ -23,6 +23,7 @@ from daemon.hosts import open_gate
 from daemon.outbound import Session
 from daemon.partial import Partial, open_partial
 from daemon.pulse import STEP_SECONDS, beat
+from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Hindered, Reason
 from daemon.rules.filename import name_beside, name_partial, name_video
@@ -55,6 +56,7 @@ class Downloader:
         section: Callable[[], Download],
         min_free_bytes: Callable[[], int],
         now: Callable[[], int],
+        way: RightOfWay | None = None,
     ) -> None:
         self._store = store
         self._session = session
@@ -64,7 +66,9 @@ class Downloader:
         self._section = section
         self._min_free_bytes = min_free_bytes
         self._now = now
-        self._traffic = Traffic(Flow(lambda: section().rate_limit))
+        self._traffic = Traffic(
+            Flow(lambda: section().rate_limit), RightOfWay() if way is None else way
+        )
         self._seen_hosts: set[str] = set()
 
     async def fetch(self, task: Task) -> Task:

@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "rules",
         "config",
-        "digest flow",
+        "digest flow right_of_way",
         "ballast bell child floors folder launcher outbound logs process pulse strikes systemd wal",
         "connections disk",
         "listeners",

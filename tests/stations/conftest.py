@@ -13,6 +13,7 @@ from daemon.download import Downloader
 from daemon.gates import Gates, Shut
 from daemon.hosts import Hosts
 from daemon.outbound import file_session
+from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
 from daemon.rules.lifecycle import Cause, State
 from daemon.rules.task import Move, Task, Tidings
@@ -164,7 +165,11 @@ async def make_downloader(
     async with file_session(lambda: policy, 5, 5, 8) as session:
 
         def make(
-            min_free: int = 0, folder: Disk = disk, ledger: Store = store, **changes: object
+            min_free: int = 0,
+            folder: Disk = disk,
+            ledger: Store = store,
+            way: RightOfWay | None = None,
+            **changes: object,
         ) -> Downloader:
             section = Download(directory=folder.directory, **changes)  # type: ignore[arg-type]
             return Downloader(
@@ -172,6 +177,7 @@ async def make_downloader(
                 section=lambda: section,
                 min_free_bytes=lambda: min_free,
                 now=now,
+                way=way,
             )
 
         yield make

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.callback import Intake, Receiver, callback_app
@@ -13,6 +13,7 @@ from daemon.config.loader import load
 from daemon.config.sections import TcpEndpoint
 from daemon.listeners import close, listen, public_runner
 from daemon.outbound import post_session
+from daemon.right_of_way import RightOfWay
 from daemon.store import Store, open_store
 
 TOKEN = "a-token-of-this-test"
@@ -26,7 +27,8 @@ class Desk:
 
     url: str
     store: Store
-    rings: list[int] = field(default_factory=list)
+    rings: list[int]
+    way: RightOfWay
 
     async def post(
         self,
@@ -71,7 +73,7 @@ async def open_desk(
         url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660)
         loop = asyncio.create_task(intake.run()) if run_intake else None
         try:
-            yield Desk(url, store, rings)
+            yield Desk(url, store, rings, receiver.way)
         finally:
             await close([runner])
             if loop is not None:
