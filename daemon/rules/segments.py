@@ -123,7 +123,9 @@ class Growth:
         `own_bytes` came for this download, `all_bytes` for all; `missing_bytes` are to come.
         """
         seconds = now - self.began
-        if seconds < self.look_seconds:
+        silent = own_bytes == self.own_bytes and seconds < LOOK_LIMIT_SECONDS
+        if seconds < self.look_seconds or silent:
+            # What has not begun to come is no slow host: the loop may be busy with others.
             return
         own_rate = (own_bytes - self.own_bytes) / seconds
         all_rate = (all_bytes - self.all_bytes) / seconds

@@ -163,6 +163,15 @@ def test_one_allowed_is_one() -> None:
     assert growth.allowed == 1
 
 
+def test_a_look_in_which_nothing_came_decides_nothing() -> None:
+    """Thirty downloads that begin at once wait for each other; a host that is silent does not."""
+    growth = Growth(limit=4, began=0.0)
+    growth.look(1.0, 0, 0, 64 * MIB)
+    assert growth.allowed == 1
+    growth.look(5.0, 0, 0, 64 * MIB)
+    assert growth.allowed == 2
+
+
 def test_while_all_downloads_together_are_quick_none_takes_more() -> None:
     """Thirty files at once leave each one little; another connection would take from the others."""
     growth = Growth(limit=4, began=0.0)
