@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -27,7 +28,7 @@ from daemon.listeners import Handler
 from daemon.logs import Rows, mask
 from daemon.right_of_way import RightOfWay
 from daemon.rules.forwarded import find_client
-from daemon.rules.notice import Unreadable, check_signature, check_token, read_callback
+from daemon.rules.notice import Unreadable, check_signature, check_token, decode, read_callback
 from daemon.rules.redaction import escape_control
 from daemon.rules.task import Held, Received, Tidings, Unread
 from daemon.rules.verdict import judge_callback
@@ -43,6 +44,7 @@ QUIET_TURNS: Final = 5
 GATHER_SECONDS: Final = 0.005
 
 _CONTINUE: Final = "100-continue"
+_parse_strict: Final = msgspec.json.Decoder().decode
 _RECEIVED: Final = Prepared(b'{"status":"received"}')
 
 T = TypeVar("T")
@@ -273,9 +275,9 @@ async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) ->
         )
         return 415
     try:
-        if request.content.is_eof():
+        if request.content.is_eof() and request.content.total_bytes <= BODY_LIMIT_BYTES:
             # It came together with its headers, as nearly all do: nothing is left to wait for.
-            body = await request.read()
+            body = request.content.read_nowait()
         else:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await request.read()
@@ -305,10 +307,22 @@ async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) ->
         return 503
 
 
+def parse(body: bytes) -> object:
+    """Read JSON as `decode` does, most of it six times as fast.
+
+    What msgspec takes it reads alike. It takes no NaN, no byte order mark, no half of a surrogate
+    pair, no byte that is no UTF-8, and none of these may cost a callback.
+    """
+    try:
+        return _parse_strict(body)
+    except ValueError:
+        return decode(body)
+
+
 async def _commit(request: web.BaseRequest, receiver: Receiver, body: bytes, client: str) -> int:
     now = receiver.now()
     try:
-        notice, unreadable = read_callback(body), None
+        notice, unreadable = read_callback(body, parse), None
         if (masked := mask(notice.message)) != notice.message:
             notice = replace(notice, message=masked)
         signed_id: str | None = notice.task_id
@@ -349,11 +363,11 @@ def _is_genuine(
     request: web.BaseRequest, receiver: Receiver, task_id: str | None, now: int
 ) -> bool:
     """With keys, a body without an id cannot be checked and is refused too."""
-    keys = [key.reveal() for key in receiver.section().hmac_keys]
+    keys = receiver.section().hmac_keys
     if not keys:
         return True
     return task_id is not None and check_signature(
-        keys,
+        [key.reveal() for key in keys],
         task_id,
         _only(request, "X-Webhook-Timestamp"),
         _only(request, "X-Webhook-Signature"),

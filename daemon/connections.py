@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Coroutine
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import HttpVersion11, web
@@ -178,7 +178,8 @@ class _Connection(web.RequestHandler):
         """What carries it, below TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
+        # Another event loop's need not be a subclass: it only has the same methods.
+        transport = cast("asyncio.Transport", transport)
         if self.carrier is None and not self.connections.admit(self, transport):
             return
         super().connection_made(transport)
@@ -280,7 +281,7 @@ class _Handshake(asyncio.Protocol):
         self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's is
+        transport = cast("asyncio.Transport", transport)
         transport.pause_reading()
         if self._connection.connections.admit(self._connection, transport):
             self._connection.connections.begin(self._shake(transport))

@@ -16,8 +16,10 @@ import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Final, TextIO, cast
 
+import msgspec
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -36,8 +38,10 @@ time it wakes up it takes the interpreter from the loop."""
 _FIRST = ("timestamp", "level", "event")
 _secrets: tuple[str, ...] = ()
 _secrets_in_json: tuple[str, ...] = ()
-_encode: Final = json.JSONEncoder().encode
-"""Made once: `json.dumps`, which structlog's renderer calls, makes one for each line."""
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_encode_lines: Final = msgspec.json.Encoder().encode_lines
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+"""What both encoders write alike: of bytes, msgspec makes base64, in which no secret is found."""
 
 
 class Rows(list[dict[str, object]]):
@@ -192,36 +196,58 @@ def _mask(event: "EventDict") -> "EventDict":
     return {key: redact(value, _secrets) for key, value in event.items()}
 
 
-def _each(render: "Callable[[EventDict], str]") -> "Processor":
+def _each(render: "Callable[[list[EventDict]], str]") -> "Processor":
     """Return a processor that makes the lines of an event with `Rows`, or the one of any other."""
 
     def render_each(_: "WrappedLogger", __: str, event: "EventDict") -> str:
         rows = event.pop("rows", None)
+        ordered = {**{key: event[key] for key in _FIRST if key in event}, **event}
         if rows is None:
-            return render(event)
+            return render([ordered])
         if not rows:
             raise structlog.DropEvent
-        return "\n".join([render({**event, **row}) for row in rows])
+        return render([{**ordered, **row} for row in rows])
 
     return render_each
 
 
-def _render_json(event: "EventDict") -> str:
-    ordered = {**{key: event[key] for key in _FIRST if key in event}, **event}
+def _render_json(events: "list[EventDict]") -> str:
+    return _render_plain(events) or "\n".join(map(_render_any, events))
+
+
+def _render_plain(events: "list[EventDict]") -> str | None:
+    """Return the lines of events that have nothing special in them, as nearly all; else None."""
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(event.values() for event in events))):
+        return None
     try:
-        line = _encode(ordered)
+        text = _encode_lines(events)[:-1].decode("ascii")
+    except (UnicodeError, OverflowError):
+        # Other scripts, which a terminal may take for orders, and numbers beyond 64 bits.
+        return None
+    # DEL is the one character of ASCII that the other encoder writes in another way.
+    return None if "\x7f" in text or _is_to_mask(text) else text
+
+
+def _render_any(event: "EventDict") -> str:
+    try:
+        line = _encode(event)
     except TypeError:
         # A path or the like, which masking turns into text.
-        return _encode(_mask(ordered))
-    # Most lines have nothing to hide, and one look at the whole shows it: a character is written in
-    # JSON as it is written elsewhere in JSON, and no link is cut that has no question mark.
-    if "?" in line or any(secret in line for secret in _secrets_in_json):
-        return _encode(_mask(ordered))
-    return line
+        return _encode(_mask(event))
+    return _encode(_mask(event)) if _is_to_mask(line) else line
 
 
-def _console(renderer: "structlog.dev.ConsoleRenderer") -> "Callable[[EventDict], str]":
-    return lambda event: renderer(None, "", _escape(_mask(event)))
+def _is_to_mask(text: str) -> bool:
+    """Most lines have nothing to hide, and one look at the whole shows it.
+
+    A character is written in JSON as it is written elsewhere in JSON, and no link is cut that has
+    no question mark.
+    """
+    return "?" in text or any(secret in text for secret in _secrets_in_json)
+
+
+def _console(renderer: "structlog.dev.ConsoleRenderer") -> "Callable[[list[EventDict]], str]":
+    return lambda events: "\n".join(renderer(None, "", _escape(_mask(one))) for one in events)
 
 
 def _escape(event: "EventDict") -> "EventDict":

@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -90,8 +90,18 @@ _OTHER_KINDS: Final = (
 )
 
 
-def read_callback(body: bytes) -> Notice:
-    """Read the body of a callback.
+def decode(body: bytes) -> object:
+    """Parse JSON; a byte that is no UTF-8 becomes a lone surrogate.
+
+    So it spoils the one field that it stands in, such as a `msg` cut within a character, and not
+    the whole message.
+    """
+    document: object = json.loads(body.decode("utf-8-sig", "surrogateescape"))
+    return document
+
+
+def read_callback(body: bytes, parse: Callable[[bytes], object] = decode) -> Notice:
+    """Read the body of a callback; `parse` is `decode`, or what reads every body as it does.
 
     The set of codes is open: 0 and 2xx with a link is success (kie.ai documents both 0 and 200),
     400, 401, 429, 451 and 5xx are failure, and everything else proves nothing.
@@ -100,7 +110,7 @@ def read_callback(body: bytes) -> Notice:
         Unreadable: no JSON object, no usable task id, or the callback of another product.
     """
     try:
-        document = _decode(body)
+        document = parse(body)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {type(error).__name__}") from None
     if not isinstance(document, dict):
@@ -121,16 +131,6 @@ def read_callback(body: bytes) -> Notice:
     evidence, reason = _judge_callback(code, link)
     message = _read_text(document.get("msg"))
     return Notice(task_id, evidence, link, reason, message, code)
-
-
-def _decode(body: bytes) -> object:
-    """Parse JSON; a byte that is no UTF-8 becomes a lone surrogate.
-
-    So it spoils the one field that it stands in, such as a `msg` cut within a character, and not
-    the whole message.
-    """
-    document: object = json.loads(body.decode("utf-8-sig", "surrogateescape"))
-    return document
 
 
 def _judge_callback(code: int | None, link: str | None) -> tuple[Evidence, Reason | None]:
@@ -256,7 +256,7 @@ def open_envelope(kind: str, status: int, body: bytes) -> Answer | tuple[int | N
     needs both: a 404 is never one, whatever its body says.
     """
     try:
-        document = _decode(body)
+        document = decode(body)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):

@@ -67,6 +67,8 @@ def cut_secret(text: str, secrets: tuple[str, ...]) -> str:
 
 def escape_control(text: str) -> str:
     """Return `text` as a terminal may show it: control characters and bidi marks spelled out."""
+    if text.isascii() and text.isprintable():
+        return text
     return _CONTROL.sub(
         lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text
     )

@@ -4,7 +4,9 @@ import io
 import json
 import logging
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -143,6 +145,54 @@ def test_a_secret_that_json_writes_otherwise_is_masked_too(
     (line,) = lines(stream)
     assert line["message"] == "it is ***!"
     assert line["deep"] == [{"***": 1}]
+
+
+def test_a_secret_is_found_whatever_characters_it_has(stream: io.StringIO) -> None:
+    """Whichever of two encoders writes the line, a character is looked for as it is written."""
+    secrets = [
+        f"{character}-secret-{number}" for number, character in enumerate(map(chr, range(256)))
+    ]
+    set_up_logs(level="info", form="json", secrets=secrets, stream=stream)
+    for secret in secrets:
+        structlog.get_logger().info("x", message=f"it is {secret}!")
+    assert [line["message"] for line in lines(stream)] == ["it is ***!"] * 256
+
+
+STRANGE: list[object] = [
+    *("\u2028\u2029\x85", "\x1b[31m\x7f\x00", "\ud800", "\u202e\u97f3\U0001f3b5", 'a\nb\r\\"c'),
+    *(2**64, -(2**70), 1.5, True, None, "", float("1e300")),
+    *([1, {"a": "\u2028"}], {"k": None}),
+]
+
+
+@pytest.mark.parametrize("value", STRANGE, ids=ascii)
+def test_a_line_is_one_line_of_plain_ascii_whatever_is_in_it(
+    stream: io.StringIO, value: object
+) -> None:
+    """No end of a line that only some readers know, nothing a terminal obeys, no value changed."""
+    set_up_logs(level="info", form="json", secrets=[], stream=stream)
+    structlog.get_logger().info("x", value=value)
+    structlog.get_logger().info("x", rows=Rows([{"value": 1}, {"value": value}, {"value": 2}]))
+    text = stream.getvalue()
+    assert text.isascii()
+    assert text.replace("\n", "").isprintable()
+    assert [line["value"] for line in lines(stream)] == [value, 1, value, 2]
+
+
+def test_bytes_and_paths_are_written_as_text_that_is_masked(stream: io.StringIO) -> None:
+    """Nothing is spelled in a way in which a secret would not be found again."""
+    set_up_logs(level="info", form="json", secrets=["the-api-key"], stream=stream)
+    strange: list[object] = [
+        *(b"the-api-key", bytearray(b"the-api-key"), PurePosixPath("/the-api-key")),
+        *([b"the-api-key"], {"k": memoryview(b"x"), "l": b"the-api-key"}, {b"the-api-key"}),
+    ]
+    for value in strange:
+        structlog.get_logger().info("x", value=value)
+        structlog.get_logger().info("x", rows=Rows([{"value": value}]))
+    assert len(lines(stream)) == 2 * len(strange)
+    assert stream.getvalue().count("***") == 2 * len(strange)
+    assert "the-api-key" not in stream.getvalue()
+    assert b64encode(b"the-api-key").decode() not in stream.getvalue()
 
 
 class _Counting(io.StringIO):
