@@ -12,7 +12,7 @@ LOCKED := $(INSTALL) --only-binary :all: --require-hashes
 # Which campaigns, how long (its own size where none is given), and what they draw their luck from:
 # the same seed draws the same luck.
 CAMPAIGNS ?= kills wishes powercuts cutsweep syscalls fulldisk damage hostile storm shutdowns \
-	cancellations model months mutants
+	cancellations model months mutants joins
 SIZE ?=
 SEED ?= $(shell date +%s)
 # Which rows of the benchmarks, all where none is named: see docs/performance.md.

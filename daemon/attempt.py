@@ -18,11 +18,9 @@ from aiohttp import ClientResponse
 
 from daemon.config.sections import Download
 from daemon.disk import undisturbed
-from daemon.flow import Flow
 from daemon.outbound import Session, get_file, read_chunk
 from daemon.partial import Partial
 from daemon.pulse import STEP_SECONDS, beat
-from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
 from daemon.rules.failure import Reason, Refused, Spoiled, StepFailed, Trouble
 from daemon.rules.mp4 import begins_as_film
@@ -38,54 +36,25 @@ from daemon.rules.transfer import (
     read_content_range,
     read_head,
 )
+from daemon.traffic import Traffic
 
 BLOCK_BYTES: Final = 256 << 10
 """One write, or more when more has come meanwhile. Each is a thread hop of 50 to 100 us: at 8 KiB a
 core is busy with hopping alone."""
 GATHER_SECONDS: Final = 0.5
 """A slow host's bytes do not wait longer than this for their block to fill."""
-BUFFER_BYTES: Final = 1 << 20
-LEAST_BUFFER_BYTES: Final = 64 << 10
-BUFFERS_BYTES: Final = 8 << 20
-"""What the buffers of all connections hold together, some three times over."""
 RESTARTS: Final = 2
 """How often one attempt starts over because the host serves another version."""
-SHY_SECONDS: Final = 3600.0
-"""For how long a host that did not like several connections is left with one."""
-SHY_LIMIT: Final = 1_000
 
 _BROKE_OFF: Final = frozenset({Reason.NETWORK, Reason.STALLED, Reason.TRUNCATED})
 """What another connection may still mend; anything else concerns the file."""
+SEAM_SECONDS: Final = 0.01
+"""The next segment has been asked for: how often to look whether it has begun."""
 LONG_LOOK_SECONDS: Final = 30.0
 """Where nothing is to be decided, the watchdog is still told that bytes come."""
 
 Hand: TypeAlias = asyncio.Task[None]
 _log = structlog.get_logger()
-
-
-class Traffic:
-    """What the attempts of one process share: the flow, the buffers, and what hosts put up with."""
-
-    def __init__(self, flow: Flow, way: RightOfWay) -> None:
-        self.flow = flow
-        self.way = way
-        self.connections = 0
-        self._shy: dict[str, float] = {}
-
-    def buffer_bytes(self) -> int:
-        """Return what one connection may keep in memory."""
-        share = BUFFERS_BYTES // max(1, self.connections)
-        return self.flow.piece_bytes(max(LEAST_BUFFER_BYTES, min(BUFFER_BYTES, share)))
-
-    def is_shy(self, host: str) -> bool:
-        """Say whether a host is to be left with one connection for a file."""
-        return self._shy.get(host, 0.0) > time.monotonic()
-
-    def leave_alone(self, host: str) -> None:
-        """Note that a host does not like several connections."""
-        if len(self._shy) >= SHY_LIMIT:
-            self._shy.clear()
-        self._shy[host] = time.monotonic() + SHY_SECONDS
 
 
 CheckRoom = Callable[[Partial, int], Coroutine[Any, Any, None]]
@@ -121,6 +90,8 @@ class Attempt:
         self._received_bytes = 0
         self._connections = 0
         self._opening = 0
+        self._hands: dict[Hand, Segment] = {}
+        self._worker: asyncio.Task[Any] | None = None
 
     async def fill(self) -> None:
         """Fetch what is missing.
@@ -128,7 +99,7 @@ class Attempt:
         Raises:
             StepFailed: the bytes that came are kept.
         """
-        part = self._part
+        part, self._worker = self._part, asyncio.current_task()
         if part.total_bytes is not None and part.spans.covers(part.total_bytes):
             return
         for _ in range(1 + RESTARTS):
@@ -148,7 +119,8 @@ class Attempt:
         part = self._part
         segment = Segment(part.end)
         request = Request(find_overlap(part.spans, segment.start), part.validator, part.total_bytes)
-        async with self._connect(request) as response:
+        async with AsyncExitStack() as stack:
+            response = await stack.enter_async_context(self._connect(request))
             offer = self._read_head(response, request)
             if response.status == HTTPStatus.OK and part.spans.ranges:
                 await part.reset()
@@ -161,7 +133,10 @@ class Attempt:
             if part.total_bytes is None:
                 await self._receive(response, offer.start, segment)
             else:
-                await self._share(response, offer.start, segment, part.total_bytes)
+                self._hands = {
+                    asyncio.create_task(self._lead(stack, response, offer.start, segment)): segment
+                }
+                await self._share(response, segment, part.total_bytes)
         await self._check_end(offer)
 
     @asynccontextmanager
@@ -191,11 +166,16 @@ class Attempt:
             max_bytes=self._section().max_size,
         )
 
-    async def _share(
-        self, response: ClientResponse, position: int, first: Segment, size_bytes: int
+    async def _lead(
+        self, stack: AsyncExitStack, response: ClientResponse, position: int, segment: Segment
     ) -> None:
-        """Receive over the first connection, and over others while they help."""
-        part, section = self._part, self._section()
+        """Receive over the first connection, and let go of it at once: there may be no more."""
+        async with stack:
+            await self._receive(response, position, segment)
+
+    async def _share(self, response: ClientResponse, first: Segment, size_bytes: int) -> None:
+        """Let the first connection receive, and others beside it while they help."""
+        part, section, hands = self._part, self._section(), self._hands
         gaps = part.spans.gaps(size_bytes)
         first.end = next((end for start, end in gaps if start == first.start), size_bytes)
         growth = Growth(
@@ -204,9 +184,6 @@ class Attempt:
             own_bytes=self._received_bytes,
             all_bytes=self._traffic.flow.received_bytes,
         )
-        hands: dict[Hand, Segment] = {
-            asyncio.create_task(self._receive(response, position, first)): first
-        }
         seen_bytes = -1
         try:
             while hands:
@@ -218,9 +195,11 @@ class Attempt:
                 done, _ = await asyncio.wait(
                     hands, timeout=pause, return_when=asyncio.FIRST_COMPLETED
                 )
-                self._collect(hands, done, growth)
+                self._collect(done, growth)
                 self._look(growth, size_bytes)
-                for surplus in list(hands)[growth.allowed :]:
+                # Whoever delivered last stays: the others may be about to break.
+                order = sorted(hands, key=lambda hand: hands[hand].came_at, reverse=True)
+                for surplus in order[growth.allowed :]:
                     surplus.cancel()
                 while len(hands) < growth.allowed:
                     segment = next_segment(
@@ -252,29 +231,30 @@ class Attempt:
                 size_bytes - self._part.spans.total_bytes,
             )
 
-    def _collect(self, hands: dict[Hand, Segment], done: Iterable[Hand], growth: Growth) -> None:
+    def _collect(self, done: set[Hand], growth: Growth) -> None:
         """Note how connections ended; what broke off is no failure while others go on.
 
         Raises:
             StepFailed: no connection is left, or another one could not mend it.
             Changed: two connections brought different bytes.
         """
-        left = {hand: hands.pop(hand) for hand in done}
+        left = {hand: self._hands.pop(hand) for hand in done}
         # Those that were one too many are cancelled; nobody else cancels them while this runs.
-        failures = [
-            failure
-            for hand in done
-            if not hand.cancelled() and (failure := hand.exception()) is not None
-        ]
-        others_go_on = bool(hands) or len(failures) < len(list(done))
-        for failure in failures:
+        ended = [hand for hand in done if not hand.cancelled()]
+        failures = {hand: failure for hand in ended if (failure := hand.exception()) is not None}
+        others_go_on = bool(self._hands) or len(failures) < len(ended)
+        # Other bytes outrank whatever happened at the same time: they must not stay.
+        for hand in sorted(failures, key=lambda hand: _is_mendable(failures[hand])):
+            failure = failures[hand]
             if not others_go_on or not _is_mendable(failure):
                 raise failure
-            _log.info("download.narrowed", why=str(failure), connections=len(hands))
+            _log.info("download.narrowed", why=str(failure), connections=len(self._hands))
             growth.shrink()
-            self._traffic.leave_alone(self.host or "")
+            if left[hand].reached == left[hand].start:
+                # It did not even begin: that is no accident, but a host that wants one.
+                self._traffic.leave_alone(self.host or "")
         for segment in left.values():
-            give_back(segment, list(hands.values()))
+            give_back(segment, list(self._hands.values()))
 
     async def _join(self, segment: Segment, growth: Growth) -> None:
         """Fetch a segment over one more connection."""
@@ -287,9 +267,9 @@ class Attempt:
             try:
                 response = await stack.enter_async_context(self._connect(request))
                 self._read_head(response, request)
-            except Changed as change:
-                # The first connection says which version it is; this one is no help.
-                raise Trouble(Reason.NETWORK, str(change)) from None
+            except (Changed, Trouble) as failure:
+                # The first connection says what file it is; another answer is no help, and no news.
+                raise Trouble(Reason.NETWORK, str(failure)) from None
             finally:
                 self._opening -= 1
             if response.status != HTTPStatus.PARTIAL_CONTENT:
@@ -301,10 +281,10 @@ class Attempt:
     async def _receive(self, response: ClientResponse, position: int, segment: Segment) -> None:
         """Write what belongs to the segment, compare what stands on the disk already."""
         part, max_bytes = self._part, self._section().max_size
-        checked = position
-        async with aclosing(self._blocks(response)) as blocks:
+        checked, held = position, b""
+        async with aclosing(self._blocks(response, segment)) as blocks:
             async for block in blocks:
-                rest = memoryview(block)
+                rest = memoryview(held + block)
                 if position == 0 and not begins_as_film(bytes(rest[:8])):
                     raise Spoiled(Reason.NOT_A_VIDEO, _describe(response, bytes(rest[:64])))
                 if position < segment.start:
@@ -317,57 +297,74 @@ class Attempt:
                         "the file grew beyond download.max_size",
                         TOO_LARGE_PAUSE_SECONDS,
                     )
-                own = rest[: self._own_bytes(position, segment)]
-                if own:
-                    segment.reached = position + len(own)
-                    await part.write(position, own)
-                    position, rest = position + len(own), rest[len(own) :]
-                if await self._has_met(position, rest, segment):
+                if rest and await self._meets(position, rest, segment):
                     return
-                position += len(rest)
+                if self._reaches_seam(position, rest, segment):
+                    held = bytes(rest)
+                    continue
+                held = b""
+                if rest:
+                    segment.reached = position + len(rest)
+                    await part.write(position, rest)
+                    position += len(rest)
                 if position - checked >= RECHECK_BYTES:
                     checked = position
                     await self._check_room(part, position)
-        if segment.end is not None and segment.reached < segment.end:
+        if segment.end is not None and position < segment.end:
             raise Trouble(
-                Reason.TRUNCATED,
-                f"the body ended after {segment.reached} of {part.total_bytes} bytes",
+                Reason.TRUNCATED, f"the body ended after {position} of {part.total_bytes} bytes"
             )
 
-    def _own_bytes(self, position: int, segment: Segment) -> int | None:
-        """Return how much of what comes belongs to the segment; None: all.
+    def _reaches_seam(self, position: int, block: memoryview, segment: Segment) -> bool:
+        """Say whether a block reaches the place where the next segment begins.
 
-        What comes behind the announced total is nobody's, and stays: a file that grew beyond it
-        is not the one that was announced.
+        What comes behind the announced total is nobody's, and is written: a file that grew beyond
+        it is not the one that was announced.
         """
-        if segment.end in {None, self._part.total_bytes}:
-            return None
-        return max(0, segment.end - position)
+        end = segment.end
+        return end is not None and end != self._part.total_bytes and position + len(block) >= end
 
-    async def _has_met(self, position: int, beyond: memoryview, segment: Segment) -> bool:
-        """Say whether all is done, and the next segment, where it has begun, is of the same film.
+    async def _meets(self, position: int, block: memoryview, segment: Segment) -> bool:
+        """Write the last bytes of a segment once those of the next one are known to fit.
+
+        Until then they are held back, whatever happens: two sides of a seam that nobody compared
+        are never both on the disk. False: it is too early, or the segment is larger meanwhile.
 
         Raises:
             Changed: two connections brought different bytes.
         """
-        end = segment.end
-        if end is None or end == self._part.total_bytes or position < end:
-            return False
-        known_end = min(self._part.spans.reach(end), end + OVERLAP_BYTES)
-        await self._compare(position, beyond[: max(0, known_end - position)])
-        return position + len(beyond) >= known_end
+        while self._reaches_seam(position, block, segment):
+            end = segment.end or 0
+            # Nobody takes over a part of it any more.
+            segment.reached = end
+            own, beyond = block[: end - position], block[end - position :]
+            if len(beyond) < min(OVERLAP_BYTES, (self._part.total_bytes or end) - end):
+                return False
+            known = min(self._part.spans.reach(end) - end, len(beyond), OVERLAP_BYTES)
+            if known == 0 and any(other.start == end for other in self._hands.values()):
+                await asyncio.sleep(SEAM_SECONDS)
+                continue
+            await self._compare(end, beyond[:known])
+            await self._part.write(position, own)
+            return True
+        return False
 
     async def _compare(self, start: int, block: memoryview) -> None:
         if block and block != await self._part.read(start, len(block)):
             raise Changed("the same validator stands over other bytes")
 
-    async def _blocks(self, response: ClientResponse) -> AsyncGenerator[bytes, None]:
+    async def _blocks(
+        self, response: ClientResponse, segment: Segment
+    ) -> AsyncGenerator[bytes, None]:
         """Gather the body into blocks; what came before a failure is handed out before it."""
         section, traffic = self._section(), self._traffic
         speed = Speed(section.min_speed, section.min_speed_time.total_seconds())
         gathered, gathered_bytes, since = list[bytes](), 0, time.monotonic()
         failure: StepFailed | None = None
         while True:
+            if asyncio.current_task() is self._worker:
+                # Nobody beats for a film without a length but who receives it.
+                beat(STEP_SECONDS + section.stall_timeout.total_seconds())
             buffer_bytes = traffic.buffer_bytes()
             asked = time.monotonic()
             try:
@@ -377,6 +374,7 @@ class Attempt:
                 speed.count(len(piece), time.monotonic() - asked, max(1, self._connections))
             except StepFailed as caught:
                 piece, failure = b"", caught
+            segment.came_at = time.monotonic()
             self._received_bytes += len(piece)
             await traffic.flow.count(len(piece))
             await traffic.way.give_way()
@@ -415,7 +413,7 @@ class Attempt:
         size_bytes = part.end
         async with (
             get_file(self._session, self._link, self._policy(), {}) as response,
-            aclosing(self._blocks(response)) as blocks,
+            aclosing(self._blocks(response, Segment(0))) as blocks,
         ):
             async for block in blocks:
                 if block != await part.read(position, len(block)):

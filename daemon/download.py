@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from daemon.attempt import Attempt, Traffic
+from daemon.attempt import Attempt
 from daemon.config.sections import Download
 from daemon.disk import Disk
 from daemon.flow import Flow
@@ -33,6 +33,7 @@ from daemon.rules.spans import Spans
 from daemon.rules.task import Task
 from daemon.rules.verdict import NOTHING_ON_DISK, Verdict
 from daemon.store import PathTaken, Store
+from daemon.traffic import Traffic
 
 HOPS: Final = 20
 """Answers that one attempt may wait for: redirects, restarts, a probe."""

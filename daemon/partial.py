@@ -49,6 +49,7 @@ class Partial:
         self._record = record
         self._offset = 0
         self._one_at_a_time = asyncio.Lock()
+        self._written_bytes = 0
         self._unsynced_bytes = 0
         self._synced_at = time.monotonic()
         self._syncing: asyncio.Task[None] | None = None
@@ -71,8 +72,15 @@ class Partial:
                 await undisturbed(self._write(start, block))
         if self._unsynced_bytes >= SYNC_BYTES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
             self._syncing = _begin_again(self._syncing, self._sync)
-        if self.end >= self.digest.end + DIGEST_BYTES:
+        if self._digest_end() >= self.digest.end + DIGEST_BYTES:
             self._digesting = _begin_again(self._digesting, self._follow)
+
+    def _digest_end(self) -> int:
+        """Return how far to hash by now: of what was there before, as much again as came since.
+
+        Who leaves waits for it, and a host that breaks off soon would cost a reading of everything.
+        """
+        return min(self.end, DIGEST_BYTES + 2 * self._written_bytes)
 
     async def _write(self, start: int, block: memoryview) -> None:
         await self._go_to(start)
@@ -83,6 +91,7 @@ class Partial:
             self._offset += count
             rest = rest[count:]
         self.spans = self.spans.add(start, start + len(block))
+        self._written_bytes += len(block)
         self._unsynced_bytes += len(block)
 
     async def _go_to(self, start: int) -> None:
@@ -107,7 +116,7 @@ class Partial:
         return bytes(found)
 
     async def _follow(self) -> None:
-        await self._disk.run(self.digest.advance, self._file.fileno(), self.end)
+        await self._disk.run(self.digest.advance, self._file.fileno(), self._digest_end())
 
     async def sync(self) -> None:
         """Bring everything written to the disk, then record it.

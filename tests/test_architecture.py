@@ -20,6 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "rules",
         "config",
         "digest flow right_of_way",
+        "traffic",
         "ballast bell child floors folder launcher outbound logs process pulse strikes systemd wal",
         "connections disk",
         "listeners",

@@ -35,12 +35,14 @@ class Segment:
     `reached` is the first byte that is neither written nor on its way to the disk; `end` comes
     nearer when another connection takes over the second half. What the host was asked for ends at
     `asked_end`, or nowhere: some bytes behind `end`, which the next segment is compared with.
+    `came_at` is when something came last.
     """
 
     start: int
     end: int | None = None
     asked_end: int | None = None
     reached: int = 0
+    came_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.reached = max(self.reached, self.start)

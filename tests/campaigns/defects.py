@@ -397,8 +397,8 @@ DEFECTS: Final = (
     _defect(
         "a length of the whole is not compared at the end",
         "attempt.py",
-        "        if segment.end is not None and segment.reached < segment.end:\n",
-        "        if segment.end is not None and segment.reached < 0:\n",
+        "        if segment.end is not None and position < segment.end:\n",
+        "        if segment.end is not None and position < 0:\n",
         "stations/test_download.py::test_a_cut_is_never_taken_for_the_end",
         "stations/test_download_hosts.py",
     ),
