@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from daemon.config.sections import Callback
 from daemon.connections import (
@@ -231,10 +231,6 @@ def callback_app(receiver: Receiver) -> Handler:
     prefix = f"{receiver.section().path.rstrip('/')}/"
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        expected = request.headers.get("Expect", _CONTINUE).lower()
-        if "Expect" in request.headers and expected == _CONTINUE:
-            # RFC 9110, 10.1.1; who may not enter hears of nothing else.
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # As it was sent: a slash that is written %2F is none to the proxies that hide this path.
         path = request.rel_url.raw_path
         if not path.startswith(prefix):
@@ -257,6 +253,7 @@ def callback_app(receiver: Receiver) -> Handler:
                 "callback.rejected", remote=client, status=404, why=f"method {request.method[:10]}"
             )
             return _refuse(404)
+        expected = request.headers.get("Expect", _CONTINUE).lower()
         with receiver.way.taken():
             status = await _receive(request, receiver, client) if expected == _CONTINUE else 417
         if status != 200:  # noqa: PLR2004 - HTTP OK
@@ -275,6 +272,7 @@ async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) ->
         )
         return 415
     try:
+        await _invite(request)
         if request.content.is_eof() and request.content.total_bytes <= BODY_LIMIT_BYTES:
             # It came together with its headers, as nearly all do: nothing is left to wait for.
             body = request.content.read_nowait()
@@ -305,6 +303,17 @@ async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) ->
     except (StoreFailed, TimeoutError) as failure:
         _log.error("callback.rejected", remote=client, status=503, why=str(failure))
         return 503
+
+
+async def _invite(request: web.BaseRequest) -> None:
+    """Ask for the body where the sender waits to be asked: RFC 9110, 10.1.1.
+
+    HTTP/1.0 knows no such answer, and would take it for the last one.
+    """
+    if "Expect" in request.headers and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # It is no half of an answer: what goes wrong from here on can still be told.
+        request.writer.output_size = 0
 
 
 def parse(body: bytes) -> object:

@@ -2,7 +2,7 @@
 
 Rule: every byte is paid for with time after it came, so over any time that counts no more than the
 limit comes in, however many downloads there are. What a busy moment cost is made up for; time that
-nobody used buys nothing.
+nobody used buys nothing. What is owed is owed at the limit of now, not of when it came.
 """
 
 import asyncio
@@ -15,6 +15,9 @@ CATCH_UP_SECONDS: Final = 0.25
 PIECES_A_SECOND: Final = 16
 """Small pieces, so that downloads take turns and a host sees its bytes being taken."""
 LEAST_PIECE_BYTES: Final = 4 << 10
+LOOK_SECONDS: Final = 1e9
+"""So soon a limit that was raised or lifted is seen by those who wait: under one that was much too
+low by mistake, a single piece costs many minutes."""
 
 
 class Flow:
@@ -26,7 +29,11 @@ class Flow:
         self.received_bytes = 0
         self._limit = limit
         self._clock = clock
-        self._paid_until = 0.0
+        self._rate = 0
+        """The limit when it was last looked at."""
+        self._paid_bytes = 0.0
+        """Of those received; more than them, while time is left to be made up for."""
+        self._paid_at = 0.0
 
     def piece_bytes(self, most: int) -> int:
         """Return how much, of `most`, may be read at once."""
@@ -35,10 +42,23 @@ class Flow:
 
     async def count(self, size_bytes: int) -> None:
         """Count bytes that came, and wait until their time is over."""
+        self._pay()
         self.received_bytes += size_bytes
-        limit = self._limit()
-        if limit:
-            now = self._clock()
-            late = now - self._paid_until > CATCH_UP_SECONDS
-            self._paid_until = (now if late else self._paid_until) + size_bytes / limit
-            await asyncio.sleep(self._paid_until - now)
+        due_bytes = self.received_bytes
+        while self._rate:
+            owed_bytes = due_bytes - self._paid_bytes
+            await asyncio.sleep(min(owed_bytes / self._rate, LOOK_SECONDS))
+            self._pay()
+            # A part of a byte is a rounding error, and too short a time for some clocks.
+            if due_bytes - self._paid_bytes < 1:
+                return
+
+    def _pay(self) -> None:
+        """Pay with the time that went by, and look at the limit for the time to come."""
+        now = self._clock()
+        self._paid_bytes += self._rate * (now - self._paid_at)
+        self._paid_at = now
+        self._rate = self._limit()
+        spare_bytes = self._paid_bytes - self.received_bytes
+        if not self._rate or spare_bytes > self._rate * CATCH_UP_SECONDS:
+            self._paid_bytes = self.received_bytes

@@ -54,14 +54,18 @@ class Rows(list[dict[str, object]]):
 class ThreadedStream(io.TextIOBase):
     """Writes lines on a thread of its own: a reader that stalls or leaves must not stop the loop.
 
-    A line is written at once, and those that come right behind it together. Lines beyond the limit
-    are dropped and counted; the count is told when the reader is back.
+    A text of one or many lines is written at once, and those that come right behind it together.
+    While so many lines as the limit says are not written yet, every text is dropped, and its lines
+    are counted; their number is told when the reader is back.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0
+        # Two numbers, one for each side, for one that both change would need a lock.
+        self._taken_in = 0
+        self._written = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -72,10 +76,12 @@ class ThreadedStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Hand over some lines; never waits."""
-        if self._lines.qsize() < LINES_LIMIT:
+        lines = text.count("\n")
+        if self._taken_in - self._written < LINES_LIMIT:
+            self._taken_in += lines
             self._lines.put(text)
         else:
-            self._dropped += 1
+            self._dropped += lines
         return len(text)
 
     def flush(self) -> None:
@@ -93,6 +99,7 @@ class ThreadedStream(io.TextIOBase):
             with suppress(OSError, ValueError):
                 self._stream.write(text)
                 self._stream.flush()
+            self._written += text.count("\n")
             if self._dropped and self._lines.empty():
                 dropped, self._dropped = self._dropped, 0
                 structlog.get_logger().warning("log.dropped", lines=dropped)

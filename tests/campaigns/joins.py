@@ -60,8 +60,10 @@ async def run_campaign(folder: Path, size: int, seed: int) -> Tally:
     luck, tally = random.Random(seed), Tally()
     # One film at a time: a film that is one of several has less to gain from more connections.
     download = {
-        "concurrency": 1, "connections": 4,
-        "min_segment": "64K", "stall_timeout": "2s",
+        "concurrency": 1,
+        "connections": 4,
+        "min_segment": "64K",
+        "stall_timeout": "2s",
     }
     async with simulated_provider(file_size_bytes=FILM_BYTES) as provider:
         daemon = Daemon(folder, configure(provider.base_url, download=download))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
@@ -80,6 +81,42 @@ async def test_a_connection_that_stays_open_is_answered_again(tmp_path: Path) ->
         assert answer.statuses == [200] * 6
         assert answer.text.count('{"status":"received"}') == 6
         assert sum((await desk.store.counts()).values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("version", "path", "firsts"),
+    [
+        ("1.1", PATH, ["HTTP/1.1 100 Continue", "HTTP/1.1 200 OK"]),
+        ("1.0", PATH, ["HTTP/1.0 200 OK"]),
+        ("1.1", f"{PATH}x", ["HTTP/1.1 404 Not Found"]),
+        ("1.1", "/elsewhere", ["HTTP/1.1 404 Not Found"]),
+    ],
+)
+async def test_a_body_is_asked_for_where_it_is_wanted(
+    tmp_path: Path, version: str, path: str, firsts: list[str]
+) -> None:
+    """RFC 9110, 10.1.1: never from HTTP/1.0; and who has no token hears no and nothing else."""
+    whole = call("t1", "Expect: 100-continue", version=version).replace(
+        PATH.encode(), path.encode(), 1
+    )
+    head, _, body = whole.partition(b"\r\n\r\n")
+    async with open_desk(tmp_path) as desk:
+        answer = await say(desk.url, head + b"\r\n\r\n", body, pause=0.2, patience=1)
+    assert re.findall(r"HTTP/1\.. \d+ [\w ]+", answer.text) == firsts
+
+
+async def test_an_error_is_told_also_to_who_was_asked_for_the_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be asked for it is no half of an answer."""
+
+    async def stumble(*_: object) -> Received:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Intake, "commit", stumble)
+    async with open_desk(tmp_path) as desk:
+        answer = await say(desk.url, call("t1", "Expect: 100-continue"), patience=1)
+    assert answer.statuses == [100, 500]
 
 
 def test_a_prepared_answer_has_the_time_of_its_second(monkeypatch: pytest.MonkeyPatch) -> None:

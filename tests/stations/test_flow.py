@@ -1,10 +1,11 @@
 """The limit that all downloads share, by a clock that jumps as told."""
 
 import asyncio
+import time
 
 import pytest
 
-from daemon.flow import CATCH_UP_SECONDS, LEAST_PIECE_BYTES, PIECES_A_SECOND, Flow
+from daemon.flow import CATCH_UP_SECONDS, LEAST_PIECE_BYTES, LOOK_SECONDS, PIECES_A_SECOND, Flow
 
 
 class Clock:
@@ -72,3 +73,43 @@ async def test_a_changed_limit_holds_from_the_next_piece_on(
     limits[0] = 200
     await flow.count(100)
     assert clock.now == pytest.approx(1_001.5)
+
+
+@pytest.mark.parametrize(("mended", "seconds"), [(0, 0.0), (10_000_000, 0.84)])
+async def test_a_limit_that_is_lifted_holds_nobody_back(
+    monkeypatch: pytest.MonkeyPatch, mended: int, seconds: float
+) -> None:
+    """A reload mends a limit that was too low: nobody waits for what the old one cost."""
+    clock = Clock(monkeypatch)
+    flow = Flow(lambda: 10_000 if clock.now < 1_005 else mended, clock)
+    await flow.count(8 << 20)
+    assert clock.now - 1_005 <= LOOK_SECONDS + seconds
+    before = clock.now
+    await flow.count(1_000)
+    assert clock.now - before < 0.001
+
+
+async def test_those_who_wait_pay_in_turn_and_see_a_lifted_limit() -> None:
+    """Each waits for those before it; when there is no limit any more, nobody waits."""
+    limit = 100_000
+    flow = Flow(lambda: limit)
+    began = time.monotonic()
+    waiting = [asyncio.create_task(flow.count(size)) for size in (10_000, 10_000, 8 << 20)]
+    await waiting[0]
+    assert time.monotonic() - began >= 0.099
+    await waiting[1]
+    assert time.monotonic() - began >= 0.199
+    assert not waiting[2].done()
+    limit = 0
+    async with asyncio.timeout(LOOK_SECONDS + 1):
+        await waiting[2]
+    assert flow.received_bytes == 20_000 + (8 << 20)
+
+
+async def test_each_second_pays_at_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within one piece: a thousand bytes, then a hundred, then a thousand again."""
+    clock = Clock(monkeypatch)
+    limits = {1_000.0: 1_000, 1_001.0: 100, 1_002.0: 1_000}
+    flow = Flow(lambda: limits[min(1_002.0, float(int(clock.now)))], clock)
+    await flow.count(2_100)
+    assert clock.now == pytest.approx(1_003.0)

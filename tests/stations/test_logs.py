@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from daemon.logs import Rows, ThreadedStream, hide, set_up_logs
+from daemon.logs import LINES_LIMIT, Rows, ThreadedStream, hide, set_up_logs
 
 
 @pytest.fixture
@@ -220,3 +221,23 @@ def test_lines_that_wait_are_written_together_and_in_order() -> None:
     stream.close()
     assert sink.getvalue().splitlines() == [str(number) for number in range(2000)]
     assert sink.writes <= 3
+
+
+@pytest.mark.usefixtures("stream")
+def test_the_limit_of_the_log_counts_lines() -> None:
+    """Rows of one event are as many lines: a reader that stalls costs the memory of so many."""
+    sink, texts, rows = _Counting(), 100, 256
+    threaded = ThreadedStream(sink)
+    set_up_logs(level="info", form="json", secrets=[], stream=threaded)
+    try:
+        for _ in range(texts):
+            structlog.get_logger().info("x", rows=Rows([{"row": row} for row in range(rows)]))
+    finally:
+        sink.open.set()
+    until = time.monotonic() + 5
+    while "log.dropped" not in sink.getvalue() and time.monotonic() < until:
+        time.sleep(0.01)
+    threaded.close()
+    *kept, told = lines(sink)
+    assert LINES_LIMIT <= len(kept) < LINES_LIMIT + rows
+    assert (told["event"], told["lines"]) == ("log.dropped", texts * rows - len(kept))
