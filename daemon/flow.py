@@ -15,7 +15,7 @@ CATCH_UP_SECONDS: Final = 0.25
 PIECES_A_SECOND: Final = 16
 """Small pieces, so that downloads take turns and a host sees its bytes being taken."""
 LEAST_PIECE_BYTES: Final = 4 << 10
-LOOK_SECONDS: Final = 1e9
+LOOK_SECONDS: Final = 1.0
 """So soon a limit that was raised or lifted is seen by those who wait: under one that was much too
 low by mistake, a single piece costs many minutes."""
 

@@ -107,9 +107,9 @@ async def test_those_who_wait_pay_in_turn_and_see_a_lifted_limit() -> None:
 
 
 async def test_each_second_pays_at_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also within one piece: a thousand bytes, then a hundred, then a thousand again."""
+    """Also within one piece: a thousand bytes, then a hundred, then two thousand."""
     clock = Clock(monkeypatch)
-    limits = {1_000.0: 1_000, 1_001.0: 100, 1_002.0: 1_000}
+    limits = {1_000.0: 1_000, 1_001.0: 100, 1_002.0: 2_000}
     flow = Flow(lambda: limits[min(1_002.0, float(int(clock.now)))], clock)
     await flow.count(2_100)
-    assert clock.now == pytest.approx(1_003.0)
+    assert clock.now == pytest.approx(1_002.5)
