@@ -8,7 +8,7 @@ does not like several connections is left with one.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
@@ -17,7 +17,7 @@ import structlog
 from aiohttp import ClientResponse
 
 from daemon.config.sections import Download
-from daemon.disk import undisturbed
+from daemon.disk import undisturbed, wait_for_all
 from daemon.outbound import Session, get_file, read_chunk
 from daemon.partial import Partial
 from daemon.pulse import STEP_SECONDS, beat
@@ -211,7 +211,7 @@ class Attempt:
         finally:
             for hand in hands:
                 hand.cancel()
-            await undisturbed(_wait_for(hands))
+            await undisturbed(wait_for_all(hands))
 
     def _may_share(self, response: ClientResponse, size_bytes: int) -> bool:
         ranges = response.headers.get("Accept-Ranges", "bytes").strip().lower()
@@ -429,10 +429,6 @@ def _is_mendable(failure: BaseException) -> bool:
     return isinstance(failure, Refused) or (
         isinstance(failure, Trouble) and failure.reason in _BROKE_OFF
     )
-
-
-async def _wait_for(hands: Iterable[Hand]) -> None:
-    await asyncio.gather(*hands, return_exceptions=True)
 
 
 def _headers(response: ClientResponse) -> dict[str, str]:

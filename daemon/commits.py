@@ -29,11 +29,11 @@ class _Statement:
     alone: bool
     committed: asyncio.Future[Rows]
 
-    def tell(self, result: Rows | sqlite3.Error) -> None:
+    def tell(self, result: Rows | Exception) -> None:
         """Hand over what became of it; who was cancelled meanwhile does not wait any more."""
         if self.committed.done():
             return
-        if isinstance(result, sqlite3.Error):
+        if isinstance(result, Exception):
             self.committed.set_exception(result)
         else:
             self.committed.set_result(result)
@@ -72,7 +72,7 @@ class Commits:
                 group = self._take()
                 try:
                     results = await self._commit(group)
-                except sqlite3.Error as error:
+                except Exception as error:  # noqa: BLE001 - it is raised where the statement came from
                     # Only a new start can be trusted: nothing is written any more.
                     group += self._waiting
                     self._waiting = []
@@ -91,7 +91,7 @@ class Commits:
         del self._waiting[: len(group)]
         return group
 
-    async def _commit(self, group: Sequence[_Statement]) -> list[Rows | sqlite3.Error]:
+    async def _commit(self, group: Sequence[_Statement]) -> list[Rows | Exception]:
         """Commit a group; raises what is fatal."""
         if len(group) > 1:
             try:
@@ -102,18 +102,23 @@ class Commits:
                 if is_fatal(error):
                     raise
         # A full disk, say: each for itself finds out what it is to blame for.
-        return [await self._try(statement, (sqlite3.Error,)) for statement in group]
+        return [await self._try(statement) for statement in group]
 
-    async def _commit_together(self, group: Sequence[_Statement]) -> list[Rows | sqlite3.Error]:
+    async def _commit_together(self, group: Sequence[_Statement]) -> list[Rows | Exception]:
         await self.connection.execute_fetchall("BEGIN")
-        found = [await self._try(statement, (sqlite3.IntegrityError,)) for statement in group]
+        found = []
+        for statement in group:
+            result = await self._try(statement)
+            # A constraint, or a value that SQLite cannot hold, undoes its own statement alone. What
+            # is worse may have ended the transaction: the next one would be committed by itself.
+            if isinstance(result, sqlite3.Error) and not isinstance(result, sqlite3.IntegrityError):
+                raise result
+            found.append(result)
         await self.connection.execute_fetchall("COMMIT")
         return found
 
-    async def _try(
-        self, statement: _Statement, caught: tuple[type[sqlite3.Error], ...]
-    ) -> Rows | sqlite3.Error:
+    async def _try(self, statement: _Statement) -> Rows | Exception:
         try:
             return list(await self.connection.execute_fetchall(statement.sql, statement.parameters))
-        except caught as error:
+        except Exception as error:  # noqa: BLE001 - it is raised where the statement came from
             return error

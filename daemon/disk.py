@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +89,12 @@ async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
             # Looked at, so that nobody calls it unretrieved; the cancellation is the news.
             running.exception()
         raise
+
+
+async def wait_for_all(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException]:
+    """Return what went wrong when all have ended: none may outlive what it works on."""
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [result for result in results if result is not None]
 
 
 class Disk:

@@ -8,7 +8,7 @@ Syncing and hashing go on beside the writing: neither lets the network wait.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiofiles
 
 from daemon.digest import Digest
-from daemon.disk import Disk, own_disk, sync_or_remove, undisturbed
+from daemon.disk import Disk, own_disk, sync_or_remove, undisturbed, wait_for_all
 from daemon.folder import open_own_file, open_own_folder
 from daemon.rules.failure import Hindered
 from daemon.rules.spans import Spans
@@ -28,8 +28,9 @@ SYNC_BYTES: Final = 32 << 20
 """How much may be written before it is synced: the last sync then has little left to do."""
 SYNC_SECONDS: Final = 1.0
 SMALL_BYTES: Final = 8 << 20
+"""What may be fetched again after a crash at the end: the usual film has 5 MB."""
 DIGEST_BYTES: Final = 4 << 20
-"""How much is hashed in one go; a shorter file has nothing to gain."""
+"""How far hashing stays behind before it goes on; a shorter file has nothing to gain."""
 
 Record = Callable[[Spans, int | None, str | None], Awaitable[None]]
 """Commits (spans on disk, total size or None, validator or None)."""
@@ -145,7 +146,7 @@ class Partial:
         """Wait for what goes on beside the writing."""
         beside = [task for task in (self._syncing, self._digesting) if task is not None]
         self._syncing = self._digesting = None
-        for failure in await undisturbed(_wait_for(beside)):
+        for failure in await undisturbed(wait_for_all(beside)):
             raise failure
 
     async def _sync(self) -> None:
@@ -216,12 +217,6 @@ def _begin_again(
     if task is not None:
         task.result()
     return asyncio.create_task(work())
-
-
-async def _wait_for(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException]:
-    """Wait for all, also when one failed: none may outlive the file that it works on."""
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    return [result for result in results if result is not None]
 
 
 async def _open(disk: Disk, path: Path, stack: AsyncExitStack) -> "AsyncFileIO":

@@ -92,6 +92,23 @@ async def test_what_breaks_a_constraint_fails_alone(connection: aiosqlite.Connec
     assert await words(connection) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_value_that_cannot_be_held_is_the_trouble_of_its_own_statement(
+    connection: aiosqlite.Connection, count: int
+) -> None:
+    """It is no error of SQLite's; nobody waits for ever, and no transaction stays open."""
+    ledger = Commits(connection)
+    good = put(ledger, *"abc"[: count - 1])
+    odd = asyncio.create_task(ledger.run(INSERT, ("\ud800",)))
+    large = asyncio.create_task(ledger.run(INSERT, (1 << 70,)))
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(odd, large, *good, return_exceptions=True)
+    assert [type(result) for result in results[:2]] == [UnicodeEncodeError, OverflowError]
+    assert await words(connection) == [*"abc"[: count - 1]]
+    assert not connection.in_transaction
+    await ledger.run(INSERT, ("z",))
+
+
 async def test_a_mistaken_statement_takes_nobody_with_it(
     connection: aiosqlite.Connection,
 ) -> None:
@@ -174,3 +191,20 @@ async def test_who_is_cancelled_leaves_the_others_alone(
     await ledger.settle()
     assert await words(connection) == ["a", "b", "c"]
     assert not connection.in_transaction
+
+
+async def test_nothing_is_done_twice_when_a_transaction_ends_in_its_middle(
+    connection: aiosqlite.Connection,
+) -> None:
+    """SQLite may end one by itself: what stands behind is not committed alone, and then again."""
+    await connection.execute_fetchall("CREATE TABLE tally (number INTEGER) STRICT")
+    await connection.execute_fetchall("INSERT INTO tally VALUES (0)")
+    ledger = Commits(connection)
+    add = "UPDATE tally SET number = number + 1"
+    before = asyncio.create_task(ledger.run(add, ()))
+    # As a full disk does it: the transaction is gone, and the statement failed.
+    ends = asyncio.create_task(ledger.run("ROLLBACK", ()))
+    wrong = asyncio.create_task(ledger.run("INSERT INTO nothing VALUES (1)", ()))
+    after = asyncio.create_task(ledger.run(add, ()))
+    await asyncio.gather(before, ends, wrong, after, return_exceptions=True)
+    assert list(await connection.execute_fetchall("SELECT number FROM tally")) == [(2,)]
