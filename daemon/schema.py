@@ -390,5 +390,20 @@ _FIFTH = (
     "CREATE INDEX quarantine_open ON quarantine (number) WHERE forgotten_at IS NULL",
 )
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+_SIXTH = (
+    # What came to the callback listener: a row for each hour and cause, however large a flood is.
+    """
+    CREATE TABLE tally (
+        hour INTEGER NOT NULL,
+        cause TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        last_at INTEGER NOT NULL,
+        remote TEXT,
+        PRIMARY KEY (hour, cause)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX task_stored ON task (stored_at, size_bytes) WHERE stored_at IS NOT NULL",
+)
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 """`PRAGMA user_version` is the number of steps that a file has seen."""
