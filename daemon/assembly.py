@@ -5,7 +5,7 @@ meet. Nothing runs yet when it is done: `loops` are coroutines for the service t
 """
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,6 +14,7 @@ import structlog
 
 from daemon.ballast import Ballast
 from daemon.bell import Bell, Spaced
+from daemon.broadcast import Broadcast
 from daemon.callback import Intake, Receiver
 from daemon.clock import Clock, watch_clock
 from daemon.config.sections import Config
@@ -24,13 +25,16 @@ from daemon.gates import Gates, Shut
 from daemon.gateway import Gateway
 from daemon.hosts import Hosts
 from daemon.logs import Rows
+from daemon.metrics import Metrics, Step
 from daemon.office import Office
 from daemon.outbound import Session, api_session, file_session
 from daemon.patience import Patience
 from daemon.poller import Poller, watch_credits
+from daemon.progress import Progress
 from daemon.provider import Provider
 from daemon.pulse import Pulse, listen
 from daemon.queue import DownloadQueue, keep_workers, work
+from daemon.readings import Readings
 from daemon.restore import take_over
 from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
@@ -69,6 +73,8 @@ class Parts:
     receiver: Receiver
     office: Office
     gateway: Gateway
+    broadcast: Broadcast
+    readings: Readings
     loops: dict[str, Coroutine[Any, Any, None]]
     """What runs beside the listeners, by name."""
     reload: Callable[[Config], Awaitable[tuple[list[str], list[str]]]]
@@ -99,15 +105,10 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         StoreRefused: the ledger cannot be used.
         Hindered: the download folder cannot be made.
     """
-    bells = _Bells()
-    ring_messages = Spaced(bells.messages.ring, SPACE_SECONDS).ring
-
-    def log_moves(moves: Sequence[Move]) -> None:
-        _log.info("task.moved", rows=Rows(map(_tell_move, moves)))
-        ring_messages()
-
-    ballast = Ballast(config.state_dir)
-    store = await stack.enter_async_context(open_store(config.state_dir, log_moves, ballast))
+    bells, broadcast, metrics, progress = _Bells(), Broadcast(), Metrics(), Progress()
+    ballast, observe = Ballast(config.state_dir), _observer(metrics, bells.messages)
+    store = await stack.enter_async_context(open_store(config.state_dir, observe, ballast))
+    store.commits.observe = metrics.commit_seconds.observe
     settings = Settings(config)
     gates = Gates(now, _log_gate)
     hosts = Hosts(gates, now, lambda: settings.terms.retry_limit_ms)
@@ -124,7 +125,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         gates,
         now,
         config.provider.requests_per_second,
-        clock.compare,
+        hear_date=clock.compare,
+        hear_outcome=metrics.count_call,
     )
     files = await stack.enter_async_context(_open_files(settings))
     way = RightOfWay()
@@ -138,6 +140,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         min_free_bytes=lambda: settings.config.disk.min_free,
         now=now,
         way=way,
+        progress=progress,
     )
     submitter = Submitter(
         store,
@@ -196,6 +199,11 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         ring=bells.ring,
         answered_at=lambda: provider.answered_at,
     )
+    steps = {
+        State.WANTED: metrics.counted(downloader.fetch, time.monotonic),
+        State.VERIFIED: downloader.publish,
+        State.STORED: downloader.finish,
+    }
     intake = Intake(store)
     receiver = Receiver(
         section=lambda: settings.config.callback,
@@ -247,6 +255,15 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         await store.ask_about_all(now())
     await store.intents.recover(now())
     await store.intents.withdraw_unsent(now())
+    readings = Readings(
+        metrics=metrics,
+        office=office,
+        disk=disk,
+        pulse=pulse,
+        progress=progress,
+        received_bytes=lambda: downloader.received_bytes,
+        state_dir=config.state_dir,
+    )
     return Parts(
         settings=settings,
         store=store,
@@ -256,6 +273,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         receiver=receiver,
         office=office,
         gateway=gateway,
+        broadcast=broadcast,
+        readings=readings,
         loops={
             "ballast": ballast.keep(),
             "courier": courier.run(),
@@ -264,6 +283,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             "store": store.fail_for_good(),
             "soundness": check_soundness(config.state_dir),
             "poller": poller.run(),
+            "progress": progress.report(broadcast),
             "credits": watch_credits(
                 store,
                 provider,
@@ -274,10 +294,21 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             ),
             "submitter": submitter.run(first=True),
             "resubmitter": submitter.run(first=False),
-            **_downloading(settings, store, downloader, gates, hosts, bells),
+            **_downloading(settings, store, steps, gates, hosts, bells),
         },
         reload=reload,
     )
+
+
+def _observer(metrics: Metrics, messages: Bell) -> Callable[[Sequence[Move]], None]:
+    ring = Spaced(messages.ring, SPACE_SECONDS).ring
+
+    def observe(moves: Sequence[Move]) -> None:
+        _log.info("task.moved", rows=Rows(map(_tell_move, moves)))
+        metrics.count_moves(moves)
+        ring()
+
+    return observe
 
 
 def _mender(
@@ -314,17 +345,12 @@ async def _prepare_disk(config: Config, gates: Gates, stack: AsyncExitStack) -> 
 def _downloading(
     settings: Settings,
     store: Store,
-    downloader: Downloader,
+    steps: Mapping[State, Step],
     gates: Gates,
     hosts: Hosts,
     bells: _Bells,
 ) -> dict[str, Coroutine[Any, Any, None]]:
     queue = DownloadQueue()
-    steps = {
-        State.WANTED: downloader.fetch,
-        State.VERIFIED: downloader.publish,
-        State.STORED: downloader.finish,
-    }
 
     def size() -> int:
         return settings.config.download.concurrency

@@ -14,10 +14,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from daemon.folder import open_own_folder, sync_directory
 from daemon.inspection import LEDGER_NAME, decode, find_bad_row, inspect_at_rest, read_only
 from daemon.restoration import BACKUP_ID
+
+NOTE_NAME: Final = "last-backup"
+"""An empty file in the state folder: its time is that of the newest copy."""
 
 
 class BackupFailed(Exception):
@@ -65,7 +69,24 @@ def back_up(state_dir: Path, target: Path) -> Copied:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise BackupFailed(f"{source} cannot be copied: {error}") from error
+    # The copy is what was asked for; the note is for alarms.
+    with suppress(OSError):
+        _note(state_dir)
     return Copied(str(target), tasks, size_bytes)
+
+
+def _note(state_dir: Path) -> None:
+    """Remember when it was; of the folder's owner, whoever made the copy, so that he can again."""
+    # Root writes into a folder of somebody else: no link is followed, no pipe is waited for.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    note = os.open(state_dir / NOTE_NAME, flags, 0o600)
+    try:
+        if os.geteuid() == 0:
+            owner = state_dir.stat()
+            os.fchown(note, owner.st_uid, owner.st_gid)
+        os.utime(note)
+    finally:
+        os.close(note)
 
 
 @contextmanager

@@ -8,9 +8,11 @@ constraint fails alone. Only this module speaks to the connection that writes.
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, TypeAlias
 
 import aiosqlite
@@ -28,6 +30,7 @@ class _Statement:
     parameters: object
     alone: bool
     committed: asyncio.Future[Rows]
+    began: float
 
     def tell(self, result: Rows | Exception) -> None:
         """Hand over what became of it; who was cancelled meanwhile does not wait any more."""
@@ -44,7 +47,10 @@ class Commits:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self.connection = connection
+        self.observe: Callable[[float], None] = lambda _: None
+        """Is told how many seconds each transaction took."""
         self._waiting: list[_Statement] = []
+        self._under_way: Sequence[_Statement] = ()
         self._committing: asyncio.Task[None] | None = None
 
     async def run(self, sql: str, parameters: object, *, alone: bool = False) -> Rows:
@@ -56,10 +62,15 @@ class Commits:
             sqlite3.Error: nothing of it was committed.
         """
         committed: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Statement(sql, parameters, alone, committed))
+        self._waiting.append(_Statement(sql, parameters, alone, committed, time.monotonic()))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all(), name="commits")
         return await committed
+
+    def waiting_seconds(self) -> float:
+        """Return for how long the oldest statement has waited."""
+        oldest = next(chain(self._under_way, self._waiting), None)
+        return time.monotonic() - oldest.began if oldest else 0.0
 
     async def settle(self) -> None:
         """Wait until nothing is on its way any more."""
@@ -69,9 +80,11 @@ class Commits:
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
-                group = self._take()
+                group = self._under_way = self._take()
+                began = time.monotonic()
                 try:
                     results = await self._commit(group)
+                    self.observe(time.monotonic() - began)
                 except Exception as error:  # noqa: BLE001 - it is raised where the statement came from
                     # Only a new start can be trusted: nothing is written any more.
                     group += self._waiting
@@ -80,6 +93,7 @@ class Commits:
                 for statement, result in zip(group, results, strict=True):
                     statement.tell(result)
         finally:
+            self._under_way = ()
             self._committing = None
 
     def _take(self) -> list[_Statement]:

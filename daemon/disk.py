@@ -170,6 +170,10 @@ class Disk:
         """Return what an ordinary user may still write here."""
         return await self.run(self._free_bytes)
 
+    async def free_inodes(self) -> int:
+        """Return how many files more an ordinary user may make here."""
+        return await self.run(lambda: os.statvfs(self.directory).f_favail)
+
     async def has(self, path: str, size_bytes: int | None) -> bool:
         """Return whether a plain file of this size stands there."""
         return await self.run(_has, Path(path), size_bytes)

@@ -22,6 +22,7 @@ from daemon.gates import Gates
 from daemon.hosts import open_gate
 from daemon.outbound import Session
 from daemon.partial import Partial, open_partial
+from daemon.progress import Progress
 from daemon.pulse import STEP_SECONDS, beat
 from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
@@ -58,6 +59,7 @@ class Downloader:
         min_free_bytes: Callable[[], int],
         now: Callable[[], int],
         way: RightOfWay | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._store = store
         self._session = session
@@ -70,7 +72,13 @@ class Downloader:
         self._traffic = Traffic(
             Flow(lambda: section().rate_limit), RightOfWay() if way is None else way
         )
+        self._progress = Progress() if progress is None else progress
         self._seen_hosts: set[str] = set()
+
+    @property
+    def received_bytes(self) -> int:
+        """What came from all hosts together."""
+        return self._traffic.flow.received_bytes
 
     async def fetch(self, task: Task) -> Task:
         """`wanted`: fetch what is missing, verify it, commit `verified`.
@@ -104,7 +112,8 @@ class Downloader:
                 check_room=self._check_room,
                 now=self._now,
             )
-            await attempt.fill()
+            with self._progress.follow(task.task_id, part):
+                await attempt.fill()
             open_gate(self._gates, task.next_link)
             if attempt.host:
                 await self._note_host(attempt.host)

@@ -57,3 +57,17 @@ class DueTimes:
             {"before": before, "near": near},
         )
         return rows[0][0], rows[0][1], rows[0][2]
+
+    async def longest_due(self, now: int) -> tuple[int | None, int | None]:
+        """Return since when the question and the download step are due that have waited longest."""
+        rows = await self._look(
+            f"""
+            SELECT (SELECT ask_at FROM task INDEXED BY task_to_ask
+                    WHERE ask_at <= :now AND forgotten_at IS NULL ORDER BY ask_at LIMIT 1),
+                   (SELECT fetch_at FROM task INDEXED BY task_to_fetch
+                    WHERE {STEPPING} AND claimed_at IS NULL AND fetch_at <= :now
+                    ORDER BY fetch_at LIMIT 1)
+            """,
+            {"now": now},
+        )
+        return rows[0][0], rows[0][1]

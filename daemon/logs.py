@@ -37,6 +37,8 @@ GATHER_SECONDS = 0.01
 time it wakes up it takes the interpreter from the loop."""
 _FIRST = ("timestamp", "level", "event")
 _secrets: tuple[str, ...] = ()
+_level = logging.INFO
+_onlooker: "Callable[[str, str], None] | None" = None
 _secrets_in_json: tuple[str, ...] = ()
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
@@ -131,10 +133,27 @@ def mask(text: str) -> str:
     return cut_secret(str(redact(text, _secrets)), _secrets)
 
 
+def show_to(onlooker: "Callable[[str, str], None] | None") -> None:
+    """Call `onlooker` from now on with each event of level info and above, and its lines as JSON.
+
+    He is called from whatever thread logs, and must neither wait nor log. None: nobody looks on.
+    """
+    global _onlooker  # noqa: PLW0603 - likewise
+    _onlooker = onlooker
+    _filter()
+
+
+def _filter() -> None:
+    """Let through what is to be written, and what is only to be shown."""
+    least = min(_level, logging.INFO) if _onlooker else _level
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(least))
+
+
 def set_level(level: str) -> None:
     """Say more or less from now on; everything else about the logs stays."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    global _level  # noqa: PLW0603 - likewise
+    number = _level = logging.getLevelNamesMapping()[level.upper()]
+    _filter()
     root = logging.getLogger()
     root.setLevel(max(number, logging.WARNING))
     for handler in root.handlers:
@@ -209,11 +228,19 @@ def _each(render: "Callable[[list[EventDict]], str]") -> "Processor":
     def render_each(_: "WrappedLogger", __: str, event: "EventDict") -> str:
         rows = event.pop("rows", None)
         ordered = {**{key: event[key] for key in _FIRST if key in event}, **event}
-        if rows is None:
-            return render([ordered])
-        if not rows:
+        events: list[EventDict] = (
+            [ordered] if rows is None else [{**ordered, **row} for row in rows]
+        )
+        if not events:
             raise structlog.DropEvent
-        return render([{**ordered, **row} for row in rows])
+        number = logging.getLevelNamesMapping()[event["level"].upper()] if _onlooker else _level
+        text = render(events) if number >= _level else ""
+        if _onlooker and number >= logging.INFO:
+            shown = text if text and render is _render_json else _render_json(events)
+            _onlooker(ordered["event"], shown)
+        if not text:
+            raise structlog.DropEvent
+        return text
 
     return render_each
 

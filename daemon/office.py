@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ from daemon.rules.request import judge_forget, judge_retry
 from daemon.rules.submission import TEXT_LIMIT, Next, Wish
 from daemon.rules.task import Task
 from daemon.rules.verdict import Terms, Verdict
+from daemon.stock import DAY_MS
 from daemon.store import Store
 from daemon.submitter import Submitter
 from daemon.views import (
@@ -32,6 +34,9 @@ from daemon.views import (
     Balance,
     BalancePage,
     BalanceQuery,
+    Chart,
+    ChartQuery,
+    DayView,
     DiskView,
     HeldPage,
     HistoryPage,
@@ -59,6 +64,7 @@ UNKNOWN_ID: Final = (
     "a task id has 1 to 128 letters, digits or _ . : - and is the provider's (submit-... is ours)"
 )
 
+EPOCH: Final = date(1970, 1, 1)
 TURN: Final = 20
 """Tasks that are shown at a stretch: about a millisecond."""
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -120,11 +126,12 @@ class Office:
                 quarantined=quarantined,
                 credits=self.credits_left,
                 provider_answered_at=show_time(self.answered_at()),
-                overdue=[mask(one) for one in await self._find_overdue()],
+                overdue=[mask(one) for one in await self.find_overdue()],
             )
         )
 
-    async def _find_overdue(self) -> list[str]:
+    async def find_overdue(self) -> list[str]:
+        """Return what should have happened by now, a sentence each."""
         has_key = self.terms().has_key
         return await find_overdue(self.store, self.gates.shut(), self.now(), has_key=has_key)
 
@@ -274,6 +281,24 @@ class Office:
         query = read_query(request, BalanceQuery)
         found = await self.store.balances.since(query.since)
         return answer(BalancePage([Balance(show_time(at) or "", left) for at, left in found]))
+
+    async def chart(self, request: web.Request) -> web.Response:
+        """Return how much was stored day by day."""
+        query = read_query(request, ChartQuery)
+        return answer(await self.draw_chart(query.days))
+
+    async def draw_chart(self, days: int) -> Chart:
+        """Return how much was stored on each of the last days."""
+        today = self.now() // DAY_MS
+        first = today - days + 1
+        found = await self.store.stock.by_day(first)
+        return Chart(
+            [
+                DayView(str(EPOCH + timedelta(days=day)), *found.get(day, (0, 0)))
+                for day in range(first, today + 1)
+            ],
+            await self.store.stock.total_bytes(),
+        )
 
     async def quarantine(self, request: web.Request) -> web.Response:
         """Return a page of callbacks that could not be read."""

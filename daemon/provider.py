@@ -59,7 +59,9 @@ class Provider:
         gates: Gates,
         now: Callable[[], int],
         calls_per_second: float,
+        *,
         hear_date: Callable[[str | None], None] = lambda _: None,
+        hear_outcome: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self._session = session
         self._kind = kind
@@ -67,6 +69,7 @@ class Provider:
         self._gates = gates
         self._now = now
         self._hear_date = hear_date
+        self._hear_outcome = hear_outcome
         self.set_pace(calls_per_second)
         self._failures = 0
         self.answered_at: int | None = None
@@ -229,6 +232,7 @@ class Provider:
 
     def _learn(self, answer: Answer, wish: float | None = None) -> Answer:
         answer = _masked(answer)
+        self._hear_outcome(answer.outcome)
         if answer.outcome in {Outcome.ANSWERED, Outcome.UNKNOWN}:
             self._failures = 0
             self.answered_at = self._now()

@@ -27,6 +27,8 @@ class Pulse:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._good_until: dict[str, float] = {}
+        self.lag_seconds = 0.0
+        """How much too late the loop woke up when that was looked at last, every half a minute."""
 
     def count(self, good_for_seconds: float | None) -> None:
         """Note a beat of the current task; None: nothing is expected of it."""

@@ -14,6 +14,8 @@ from daemon.office import Office
 from daemon.views import (
     BalancePage,
     BalanceQuery,
+    Chart,
+    ChartQuery,
     HeldPage,
     HeldView,
     HistoryPage,
@@ -114,6 +116,15 @@ ROUTES: Final = (
         summary="What the provider said was left of the credits",
         query=BalanceQuery,
         gives={200: BalancePage},
+        errors=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/chart",
+        handler=Office.chart,
+        summary="How much was stored, day by day",
+        query=ChartQuery,
+        gives={200: Chart},
         errors=(422,),
     ),
     Route(

@@ -402,7 +402,9 @@ _SIXTH = (
         PRIMARY KEY (hour, cause)
     ) STRICT, WITHOUT ROWID
     """,
-    "CREATE INDEX task_stored ON task (stored_at, size_bytes) WHERE stored_at IS NOT NULL",
+    """
+    CREATE INDEX task_stored ON task (stored_at, state, size_bytes) WHERE stored_at IS NOT NULL
+    """,
 )
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)

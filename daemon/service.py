@@ -44,8 +44,10 @@ from daemon.listeners import (
 from daemon.lock import StoreRefused
 from daemon.logs import hide, set_level
 from daemon.process import protect_memory
+from daemon.readings import metric_routes
 from daemon.rules.failure import Hindered
 from daemon.store import StoreFailed, survive
+from daemon.stream import stream_routes
 from daemon.systemd import Notifier, PassedWrongly, take_sockets
 from daemon.watchdog import Watchdog
 
@@ -135,6 +137,7 @@ async def _run(
         _log.info("daemon.stopping")
         notifier.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(2e6 * STOP_SECONDS)}")
         parts.office.stopping = True
+        parts.broadcast.close()
         await close(runners)
         ended = await _end([*working, committing, stopping])
         for path in _socket_files(parts.settings.config, passed):
@@ -206,7 +209,12 @@ async def _open_doors(
     most `room` connections.
     """
     config, addresses = parts.settings.config, {}
-    private = private_runner(admin_app(parts.office, guard_socket, parts.gateway.routes()))
+    routes = [
+        *parts.gateway.routes(),
+        *stream_routes(parts.broadcast),
+        *metric_routes(parts.readings),
+    ]
+    private = private_runner(admin_app(parts.office, guard_socket, routes))
     runners.append(private)
     addresses["admin"] = await listen(private, UnixEndpoint(config.admin.socket), 0o600)
     if config.admin.listen is not None:
@@ -217,7 +225,7 @@ async def _open_doors(
             lambda: _reveal(settings.config.admin.token),
             lambda: _reveal(settings.config.provider.api_key),
         )
-        private = private_runner(admin_app(parts.office, guard, parts.gateway.routes()))
+        private = private_runner(admin_app(parts.office, guard, routes))
         runners.append(private)
         addresses["admin_tcp"] = await listen(private, config.admin.listen, 0o600)
     if passed or config.callback.listen is not None:

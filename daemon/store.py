@@ -38,6 +38,7 @@ from daemon.rules.verdict import Verdict
 from daemon.schema import MIGRATIONS
 from daemon.sightings import Sightings
 from daemon.statements import ADOPT, ALL, RECEIVE, STEPPING
+from daemon.stock import Stock
 
 NEAR_MS: Final = 24 * HOUR
 """A deadline this near outranks earlier failures."""
@@ -99,6 +100,7 @@ class Store:
         self.due_times = DueTimes(self._fetch, self._look)
         self.quarantine = Quarantine(self._fetch, self._look)
         self.restoration = Restoration(self._fetch)
+        self.stock = Stock(self._look)
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Received]:
         """Commit callbacks that waited together; return what became of each, in their order.
@@ -351,6 +353,11 @@ class Store:
         except StoreFailed:
             return False
         return True
+
+    @property
+    def commits(self) -> Commits:
+        """The way to the disk, for who measures it."""
+        return self._commits
 
     async def tidy(self) -> None:
         """Move the write-ahead log into the database and empty it."""

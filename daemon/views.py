@@ -221,6 +221,27 @@ class BalancePage(msgspec.Struct, frozen=True):
     credits: list[Balance]
 
 
+class ChartQuery(msgspec.Struct, frozen=True):
+    """How many days, the one of today included."""
+
+    days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 30
+
+
+class DayView(msgspec.Struct, frozen=True):
+    """How much was stored on one day, of UTC."""
+
+    day: str
+    videos: int
+    bytes: int
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """What came day by day, the oldest first, and how much is in place."""
+
+    days: list[DayView]
+    stored_bytes: int
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """An id that was not taken."""
 

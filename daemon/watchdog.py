@@ -53,7 +53,7 @@ class Watchdog:
                 self._feed(*await self._examine(limit / 4 if limit else None))
                 began = time.monotonic()
                 await asyncio.sleep(pause)
-                lag = time.monotonic() - began - pause
+                lag = self._pulse.lag_seconds = time.monotonic() - began - pause
                 if lag > LAG_SECONDS:
                     self._pulse.excuse(lag)
                     _log.warning("loop.blocked", seconds=round(lag, 1))

@@ -126,7 +126,9 @@ def test_keys_have_the_defaults_that_are_shown() -> None:
 def test_every_admin_path_is_listed() -> None:
     """The table is the routes of the private listener."""
     listed = [words(request)[0] for request, _ in table("request", "answer")]
-    always = ["GET /healthz", "GET /readyz", "GET /openapi.json"]
+    always = [
+        f"GET {path}" for path in ("/healthz", "/readyz", "/openapi.json", "/metrics", "/v1/events")
+    ]
     assert sorted(listed) == sorted([*always, *(f"{one.method} {one.path}" for one in ROUTES)])
 
 

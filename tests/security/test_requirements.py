@@ -22,7 +22,6 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "S6-05": "comes with the owner's command",
     "S7-05": "may, and is not there",
     "S8-06": "comes with the dashboard",
-    "S8-07": "comes with the metrics",
     "S9-03": "not required by design",
 }
 

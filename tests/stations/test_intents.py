@@ -401,7 +401,7 @@ async def test_a_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
         await name(store, intent)
         assert (await find(store, "submit-1")).id == task.id
         (version,) = await store._commits.connection.execute_fetchall("PRAGMA user_version")
-        assert version[0] == len(MIGRATIONS) == 5
+        assert version[0] == len(MIGRATIONS) == 6
     async with open_store(folder) as store:
         assert await count(store) == 1
 

@@ -223,6 +223,14 @@ def heard() -> set[tuple[str, str, int]]:
     return set()
 
 
+async def look_at_numbers(call: Call) -> None:
+    """Ask for what is told over time."""
+    assert (await call("GET", "/v1/credits", 200))["credits"][0]["credits"] == 12.5
+    await call("GET", "/v1/credits", 422, query="?since=-1")
+    assert len((await call("GET", "/v1/chart", 200, query="?days=7"))["days"]) == 7
+    await call("GET", "/v1/chart", 422, query="?days=0")
+
+
 async def test_every_answer_is_as_the_document_says(
     call: Call,
     heard: set[tuple[str, str, int]],
@@ -245,8 +253,7 @@ async def test_every_answer_is_as_the_document_says(
         await call("GET", path, 422, query="?limit=0")
     await call("GET", tasks, 422, query="?state=odd")
     await call("GET", "/v1/status", 200)
-    assert (await call("GET", "/v1/credits", 200))["credits"][0]["credits"] == 12.5
-    await call("GET", "/v1/credits", 422, query="?since=-1")
+    await look_at_numbers(call)
     for state in State:
         await call("GET", one, 200, task_id=state.value)
         pruned = state is State.PRUNED

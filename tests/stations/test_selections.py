@@ -20,6 +20,7 @@ from daemon.rules.lifecycle import Cause, State
 from daemon.rules.submission import Wish
 from daemon.rules.task import Task, Tidings, Unread
 from daemon.rules.verdict import Verdict
+from daemon.stock import DAY_MS
 from daemon.store import Store, open_store
 
 NOW = 1_790_000_000_000
@@ -177,6 +178,9 @@ CALLS: Mapping[str, Callable[[Store], Awaitable[object]]] = {
     "quarantine.one": lambda store: store.quarantine.one("quarantine-open1"),
     "quarantine.forget": lambda store: store.quarantine.forget("quarantine-open1", NOW),
     "due_times.count_overdue": lambda store: store.due_times.count_overdue(NOW - 50, NOW),
+    "due_times.longest_due": lambda store: store.due_times.longest_due(NOW),
+    "stock.by_day": lambda store: store.stock.by_day(NOW // DAY_MS + 1),
+    "stock.total_bytes": lambda store: store.stock.total_bytes(),
     "due_times.pull_in": lambda store: store.due_times.pull_in(NOW, HOUR),
     "restoration.is_due": lambda store: store.restoration.is_due(),
     "restoration.hold_wishes": lambda store: store.restoration.hold_wishes(),
@@ -192,6 +196,7 @@ NOT_ASKED = {
 }
 WHOLE = {
     "counts": "an index is counted, on the reader and only after a commit",
+    "stock.total_bytes": "likewise",
     "obtainable": "once, after a backup was put in the ledger's place",
     "restoration.ask_again": "once, after a backup was put in the ledger's place",
     "restoration.hold_wishes": "once, after a backup was put in the ledger's place",
@@ -201,6 +206,8 @@ ALLOWED = {
     "histories": {"USE TEMP B-TREE FOR ORDER BY"},  # the steps of one page
     "intents.due": {"USE TEMP B-TREE FOR ORDER BY"},  # the wishes that are due
     "counts": {"SCAN task USING COVERING INDEX task_by_state"},
+    "stock.by_day": {"USE TEMP B-TREE FOR GROUP BY"},  # a row for each day
+    "stock.total_bytes": {"SCAN task USING COVERING INDEX task_stored"},
     "restoration.hold_wishes": {"SCAN submission USING INDEX submission_unsent"},
 }
 HARMLESS = re.compile(
@@ -234,7 +241,7 @@ async def plan(store: Store, sql: str) -> set[str]:
 def test_everything_is_asked_here() -> None:
     """A new method of the store is named in this file, or this fails."""
     parts: dict[str, type] = {"": Store}
-    for name in ("balances", "sightings", "intents", "outbox", "due_times", "quarantine"):
+    for name in ("balances", "sightings", "intents", "outbox", "due_times", "quarantine", "stock"):
         hint = inspect.getmodule(Store)
         parts[f"{name}."] = getattr(hint, name.title().replace("_", ""))
     parts["restoration."] = vars(inspect.getmodule(Store))["Restoration"]
