@@ -42,7 +42,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "simulator",
         "assembly",
         "service",
-        "client display",
+        "client display installation",
         "demo simulation",
         "cli",
         "__main__",

@@ -130,13 +130,6 @@ def test_of_several_at_once_one_wins(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == EXAMPLE
 
 
-def test_the_whole_installation_is_not_promised_yet() -> None:
-    """`--system` is unknown until it works."""
-    ended = run_verb("config", "init", "--system")
-    assert (ended.code, ended.output) == (2, "")
-    assert "--system" in ended.errors
-
-
 def test_the_trial_fits_the_simulator(tmp_path: Path) -> None:
     """The file has no mistake and no doubt, and asks where `simulate` listens by default."""
     path = tmp_path / "config.toml"

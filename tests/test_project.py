@@ -183,6 +183,10 @@ def test_the_wheel_holds_the_program_and_nothing_else(tmp_path: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "daemon").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
+    } | {
+        f"daemon/units/{path.relative_to(ROOT / 'systemd').as_posix()}"
+        for path in (ROOT / "systemd").rglob("*")
+        if path.is_file()
     }
     assert {name for name in names if ".dist-info/" not in name} == here
     assert any(name.endswith(".mp4") for name in here)

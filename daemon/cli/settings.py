@@ -1,6 +1,8 @@
 """The verbs about the configuration."""
 
 import shlex
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
@@ -14,6 +16,7 @@ _FIRST_STEPS = """\
 next: set callback.public_url and provider.api_key in it, then
   {command} config check
   {command} serve"""
+_UNASKED: Final = {"yes": False, "public_url": None, "api_key_file": None, "root": Path("/")}
 _TRIAL_STEPS = """\
 next: start the simulated provider, and in another terminal the daemon
   suno-videod simulate
@@ -65,12 +68,38 @@ def config_group() -> None:
 
 @config_group.command("init")
 @click.option("--simulator", is_flag=True, help="For `simulate` on this machine, without credits.")
+@click.option("--system", is_flag=True, help="The whole installation as a service of systemd.")
+@click.option("--yes", is_flag=True, help="With --system: do it; without, it is only shown.")
+@click.option("--public-url", metavar="URL", help="With --system: where the provider reaches you.")
+@click.option(
+    "--api-key-file",
+    metavar="FILE|-",
+    help="With --system: has the API key; - is standard input.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    help="With --system: the root folder of another system, such as an image.",
+)
 @click.pass_obj
-def config_init(invocation: Invocation, *, simulator: bool) -> int:
+def config_init(invocation: Invocation, /, *, simulator: bool, system: bool, **asked: Any) -> int:
     """Write a first configuration with comments; a file that is there stays as it is.
 
     It goes to the FILE of -c, else to $SUNO_VIDEOD_CONFIG, else to ./config.toml.
+
+    --system shows what a service needs: its user, units, fence of addresses, configuration in
+    /etc/suno-videod and credentials; with --yes it writes them. Run again, after an update or when
+    config.toml or the resolver changed, it brings all but the configuration up to date.
     """
+    if system and simulator:
+        raise click.UsageError("--system and --simulator are two things: choose one")
+    if system:
+        from daemon.cli.installing import install  # noqa: PLC0415 - the other verbs start faster
+
+        return install(invocation, **asked)
+    if asked != _UNASKED:
+        raise click.UsageError("--yes, --public-url, --api-key-file and --root go with --system")
     path = choose_path(invocation.flag, invocation.environ)
     flag = f" -c {shlex.quote(str(path))}" if invocation.flag else ""
     try:

@@ -35,6 +35,9 @@ __all__ = ["ConfigError", "Loaded", "Mistake", "environment", "find", "load", "s
 SEARCHED: Final = (Path("config.toml"), Path("/etc/suno-videod/config.toml"))
 """Where a configuration file is looked for when none is named."""
 
+CREDENTIALS: Final = "credentials"
+"""A folder beside the configuration, of secrets that systemd passes to the daemon as credentials:
+root's own verbs find them there."""
 _FOLDER = "suno-videod"
 
 
@@ -184,14 +187,21 @@ class _Draft:
                 self.mistakes.append(twin.mistake(f"{value.key} is set too; keep one of the two"))
             if value or twin:
                 return value or twin
-        folder = self.environ.get("CREDENTIALS_DIRECTORY")
-        if key.secret and folder and _exists(credential := Path(folder, name)):
+        passed = self.environ.get("CREDENTIALS_DIRECTORY")
+        credential = Path(passed or self.base / CREDENTIALS, name)
+        # The daemon's own user may not enter the folder, and is passed what he needs.
+        there = _exists if passed else _readable
+        if key.secret and there(credential):
             return Given(name, None, "credential", credential)
         return None
 
     def _read(self, given: Given, key: Key) -> tuple[Any, str]:
         if isinstance(given.raw, Path):
-            return _read_secret(given.raw, key), given.origin
+            secret = _read_secret(given.raw, key)
+            passed = self.environ.get("CREDENTIALS_DIRECTORY")
+            if not passed and open_to(given.raw) == "everyone":
+                raise ValueError(_exposed(given.raw))
+            return secret, given.origin
         if not given.twin:
             return self._anchor(_interpret(given, key.spelling)), given.origin
         path = self._anchor(_interpret(given, PATH))
@@ -288,6 +298,10 @@ def _secrets(values: Mapping[str, Any]) -> Iterator[Secret]:
             yield from values[name]
         elif key.secret and values[name]:
             yield values[name]
+
+
+def _readable(path: Path) -> bool:
+    return os.access(path, os.R_OK)
 
 
 def _exists(path: Path) -> bool:

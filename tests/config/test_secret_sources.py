@@ -131,6 +131,24 @@ def test_inline_secrets_in_an_open_file_are_a_warning(path: Path, text: str) -> 
     assert load(path, HOME).warnings == ()
 
 
+def test_a_folder_of_credentials_beside_the_file_is_read_by_who_may(tmp_path: Path) -> None:
+    """Root's verbs see the key that the service is passed; a file that all can read is refused."""
+    path, folder = tmp_path / "config.toml", tmp_path / "credentials"
+    path.write_text("")
+    folder.mkdir()
+    key = folder / "provider.api_key"
+    key.write_text("key-of-the-account\n")
+    key.chmod(0o600)
+    loaded = load(path, HOME)
+    assert loaded.origins["provider.api_key"] == "credential"
+    assert [secret.reveal() for secret in loaded.secrets] == ["key-of-the-account"]
+    # What the service is passed is all that it is to have.
+    assert load(path, {**HOME, "CREDENTIALS_DIRECTORY": str(tmp_path)}).secrets == ()
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load(path, HOME)
+
+
 def test_credentials_supply_what_is_not_given(path: Path) -> None:
     """Credentials of systemd come last and need no line in the file, whatever their mode."""
     folder = path.parent / "credentials"
