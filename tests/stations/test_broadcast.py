@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+from daemon import logs
 from daemon.broadcast import BACKLOG_LINES, DROPPED, Broadcast, Listener, News
 from daemon.disk import Disk
 from daemon.logs import Rows, set_up_logs
@@ -45,6 +46,7 @@ async def test_every_listener_hears_what_is_logged_while_he_listens(stream: io.S
             log.warning("gate.closed", gate="key")
             (news,) = await heard(first)
             assert await heard(second) == [news]
+    assert logs._onlooker is None
     log.info("after")
     assert json.loads(news.line)["gate"] == "key"
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [

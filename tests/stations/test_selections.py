@@ -356,6 +356,19 @@ async def test_counts_are_those_of_the_last_commit(store: Store) -> None:
     assert [sql for sql in asked if "count" in sql]
 
 
+async def test_the_stock_is_what_is_in_place(store: Store) -> None:
+    """Videos that were removed count for the day on which they came, and for nothing else."""
+    await fill(store, FEW)
+    (row,) = await store._commits.connection.execute_fetchall(
+        "SELECT sum(state IN ('stored', 'done')), count(stored_at) FROM task"
+    )
+    in_place, came = row
+    assert in_place < came
+    assert await store.stock.total_bytes() == in_place
+    assert await store.stock.by_day(NOW // DAY_MS - 1) == {NOW // DAY_MS: (came, came)}
+    assert await store.stock.by_day(NOW // DAY_MS + 1) == {}
+
+
 async def test_who_looks_holds_nobody_up(store: Store) -> None:
     """A commit goes on while a long answer is read, and the answer does not change meanwhile."""
     await fill(store, FEW)
