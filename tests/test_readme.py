@@ -87,9 +87,10 @@ def test_every_scenario_is_listed() -> None:
 
 def test_every_reason_of_a_failure_is_explained() -> None:
     """No reason leaves a person without a next step; `finish` cannot happen yet."""
+    pages = [path.read_text("utf-8") for path in (ROOT / "docs" / "troubleshooting").iterdir()]
     explained = [
         word
-        for row in re.findall(r"^\| (`[a-z_`, ]+) \|", README, re.MULTILINE)
+        for row in re.findall(r"^\| (`[a-z_`, ]+) \|", "".join(pages), re.MULTILINE)
         for word in words(row)
     ]
     assert set(Reason) - set(explained) == {Reason.FINISH}
