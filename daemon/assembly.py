@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from daemon.announcer import Announcer
 from daemon.ballast import Ballast
 from daemon.bell import Bell, Spaced
 from daemon.broadcast import Broadcast
@@ -23,8 +24,10 @@ from daemon.disk import Disk, may_pass
 from daemon.download import Downloader
 from daemon.gates import Gates, Shut
 from daemon.gateway import Gateway
+from daemon.heartbeat import Heartbeat
+from daemon.hooks import hook_session
 from daemon.hosts import Hosts
-from daemon.logs import Rows
+from daemon.logs import Rows, mask
 from daemon.metrics import Metrics, Step
 from daemon.office import Office
 from daemon.outbound import Session, api_session, file_session
@@ -46,6 +49,7 @@ from daemon.settings import Settings
 from daemon.soundness import check_soundness
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
+from daemon.targets import Targets
 from daemon.views import show_time
 
 SPACE_SECONDS: Final = 0.05
@@ -90,6 +94,11 @@ class _Bells:
     credits: Bell = field(default_factory=Bell)
     crew: Bell = field(default_factory=Bell)
     messages: Bell = field(default_factory=Bell)
+    heartbeat: Bell = field(default_factory=Bell)
+
+    def working(self) -> tuple[Bell, ...]:
+        """Return the bells of those who work on tasks."""
+        return self.questions, self.downloads, self.credits, self.crew
 
     def ring(self) -> None:
         """A task changed: a question or a download may be due."""
@@ -110,7 +119,8 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
     store = await stack.enter_async_context(open_store(config.state_dir, observe, ballast))
     store.commits.observe = metrics.commit_seconds.observe
     settings = Settings(config)
-    gates = Gates(now, _log_gate)
+    hooks, targets, announcer = await _open_targets(settings, store, bells, stack)
+    gates = Gates(now, lambda event, shut: _tell_gate(event, shut, announcer))
     hosts = Hosts(gates, now, lambda: settings.terms.retry_limit_ms)
     clock = Clock(now)
     pulse = Pulse()
@@ -174,6 +184,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         now,
         bell=bells.messages,
         hmac_key=hmac_key,
+        targets=targets,
     )
     gateway = Gateway(
         store,
@@ -192,6 +203,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         gates=gates,
         disk=disk,
         submitter=submitter,
+        targets=targets,
         min_free_bytes=lambda: settings.config.disk.min_free,
         terms=lambda: settings.terms,
         retention_ms=lambda: settings.retention_ms,
@@ -230,9 +242,10 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         provider.set_pace(settings.config.provider.requests_per_second)
         if settings.terms.has_key and not had_key:
             await store.ask_about_all(now())
+        await announcer.subscribe()
         # A new key deserves a try at once.
         gates.probe_now()
-        for bell in (bells.questions, bells.downloads, bells.credits, bells.crew):
+        for bell in (*bells.working(), bells.heartbeat):
             bell.ring()
         submitter.ring()
         return told
@@ -278,6 +291,14 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         loops={
             "ballast": ballast.keep(),
             "courier": courier.run(),
+            "announcer": announcer.run(),
+            "heartbeat": Heartbeat(
+                store,
+                hooks,
+                lambda: settings.config.heartbeat,
+                office.find_overdue,
+                bell=bells.heartbeat,
+            ).run(),
             "clock": watch_clock(clock, mend_times),
             "patience": patience.run(),
             "store": store.fail_for_good(),
@@ -291,6 +312,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
                 now,
                 bell=bells.credits,
                 remember=office.remember_credits,
+                announce=announcer.say,
             ),
             "submitter": submitter.run(first=True),
             "resubmitter": submitter.run(first=False),
@@ -322,6 +344,17 @@ def _mender(
         submitter.ring()
 
     return mend_times
+
+
+async def _open_targets(
+    settings: Settings, store: Store, bells: _Bells, stack: AsyncExitStack
+) -> tuple[Session, Targets, Announcer]:
+    """Open who is told what; from here on the ledger keeps events for them."""
+    hooks = await stack.enter_async_context(hook_session())
+    targets = Targets(hooks, lambda: settings.config.notify, now)
+    announcer = Announcer(store, targets, now, bells.messages.ring)
+    await announcer.subscribe()
+    return hooks, targets, announcer
 
 
 async def _prepare_disk(config: Config, gates: Gates, stack: AsyncExitStack) -> Disk:
@@ -407,7 +440,9 @@ def _tell_move(move: Move) -> dict[str, object]:
     return told
 
 
-def _log_gate(event: str, shut: Shut) -> None:
+def _tell_gate(event: str, shut: Shut, announcer: Announcer) -> None:
+    told = {"name": shut.name, "since": show_time(shut.since), "reason": mask(shut.reason)}
+    announcer.say(event, told)
     if event == "gate.closed":
         _log.warning(event, gate=shut.name, reason=shut.reason)
     else:

@@ -19,6 +19,8 @@ SYSTEM_SOCKET = Path("/run/suno-videod/admin.sock")
 SECONDS = 30.0
 SUBMIT_SECONDS = 90.0
 """A submit waits for the check before it and for the provider's word."""
+TEST_SECONDS = 45.0
+"""Each target has up to 30 s, and all have them at once."""
 PAGE = 1_000
 TEXT_CUT = 201
 """Characters: more than any id or label has. Megabytes would be refused unread."""
@@ -98,6 +100,11 @@ class Client:
     def submit(self, wish: object) -> Any:
         """Submit a video and return its task."""
         return self.post("/v1/tasks", wish, SUBMIT_SECONDS)[1]["tasks"][0]
+
+    def test_targets(self) -> list[Any]:
+        """Send a test event to every `[[notify]]`; return what came of each."""
+        answer = self.post("/v1/notifications/test", seconds=TEST_SECONDS)[1]
+        return list(answer["targets"])
 
     def task(self, task_id: str) -> Any:
         """Return one task with its history."""

@@ -230,8 +230,34 @@ def show_status(status: Row) -> None:
     click.echo(f"provider:        last answer {age(status['provider_answered_at'])}")
     for told in status["overdue"]:
         click.echo(f"overdue:         {text(told)}")
+    show_undelivered(status["undelivered"])
     for gate in status["gates"]:
         click.echo(f"gate shut:       {gate['name']} {age(gate['since'])}: {text(gate['reason'])}")
+
+
+def show_undelivered(undelivered: Iterable[Row]) -> None:
+    """Print what was given up, and what to do about it."""
+    for one in undelivered:
+        todo = (
+            "mend the receiver, then suno-videod test-notify, which clears this line when it is "
+            "heard"
+            if one["target"].startswith("notify[")
+            else "see that it asks about its tasks itself; this line goes after 30 days"
+        )
+        click.echo(
+            f"not told:        {one['count']} events to {text(one['target'])} were given up after "
+            f"3 days ({text(one['last_error'])}); no video is touched by it. Do: {todo}"
+        )
+
+
+def show_trials(trials: Iterable[Row]) -> None:
+    """Print what came of a test event, by target."""
+    for trial in trials:
+        answered = "" if trial["status"] is None else f", HTTP {trial['status']}"
+        told = "took the test event" if trial["delivered"] else "did NOT take the test event"
+        click.echo(f"{text(trial['target'])}: {told} ({trial['seconds']:.1f} s{answered})")
+        if not trial["delivered"]:
+            click.echo(f"  {text(trial['error'])}\n  do: {text(trial['advice'])}")
 
 
 def show_backup(backup: Row) -> None:

@@ -191,6 +191,10 @@ def _find_reasons(
 def _urls(config: Config) -> Iterator[tuple[str, str]]:
     """Yield what the daemon calls because somebody configured it."""
     yield "provider.base_url", config.provider.base_url
+    for number, target in enumerate(config.notify, 1):
+        yield f"notify[{number}].url", target.url.reveal()
+    if config.heartbeat.url:
+        yield "heartbeat.url", config.heartbeat.url.reveal()
 
 
 def resolve(host: str) -> list[str]:

@@ -21,6 +21,7 @@ from daemon.overdue import find_overdue
 from daemon.rules.failure import Hindered, Reason
 from daemon.rules.lifecycle import State
 from daemon.rules.notice import TASK_ID
+from daemon.rules.outgoing import find_host
 from daemon.rules.request import judge_forget, judge_retry
 from daemon.rules.submission import TEXT_LIMIT, Next, Wish
 from daemon.rules.task import Task
@@ -28,6 +29,7 @@ from daemon.rules.verdict import Terms, Verdict
 from daemon.stock import DAY_MS
 from daemon.store import Store
 from daemon.submitter import Submitter
+from daemon.targets import Targets, Trial
 from daemon.views import (
     IDS_LIMIT,
     LABEL_LIMIT,
@@ -53,6 +55,9 @@ from daemon.views import (
     TaskWithHistory,
     Tracked,
     TrackRequest,
+    TrialPage,
+    TrialView,
+    UndeliveredView,
     show_time,
     view_gate,
     view_held,
@@ -90,6 +95,7 @@ class Office:
     gates: Gates
     disk: Disk
     submitter: Submitter
+    targets: Targets
     min_free_bytes: Callable[[], int]
     terms: Callable[[], Terms]
     retention_ms: Callable[[], int]
@@ -127,11 +133,34 @@ class Office:
                 credits=self.credits_left,
                 provider_answered_at=show_time(self.answered_at()),
                 overdue=[mask(one) for one in await self.find_overdue()],
+                undelivered=await self._undelivered(),
             )
         )
 
+    async def _undelivered(self) -> list[UndeliveredView]:
+        """Name who was not told: a target that is configured, or an application by its host."""
+        names = {target.key: target.name for target in self.targets.all()}
+        return [
+            UndeliveredView(
+                names.get(one.target) or f"the application at {find_host(one.target)}",
+                one.count,
+                one.error and mask(one.error),
+            )
+            for one in await self.store.outbox.undelivered()
+        ]
+
+    async def try_targets(self, _: web.Request) -> web.Response:
+        """Send a test event to every target at once; who takes it can be told again."""
+        trials = await self.targets.test()
+        await self.store.outbox.clear(trial.target.key for trial in trials if trial.error is None)
+        return answer(TrialPage([_view_trial(trial) for trial in trials]))
+
     async def find_overdue(self) -> list[str]:
-        """Return what should have happened by now, a sentence each."""
+        """Return what is overdue, a sentence each.
+
+        Raises:
+            StoreFailed: the ledger cannot be read.
+        """
         has_key = self.terms().has_key
         return await find_overdue(self.store, self.gates.shut(), self.now(), has_key=has_key)
 
@@ -363,6 +392,17 @@ def read_query(request: web.Request, kind: type[Query]) -> Query:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise Refusal(422, "invalid", f"the query: {error}") from None
+
+
+def _view_trial(trial: Trial) -> TrialView:
+    return TrialView(
+        target=trial.target.name,
+        delivered=trial.error is None,
+        status=trial.status,
+        seconds=trial.seconds,
+        error=trial.error,
+        advice=trial.advice,
+    )
 
 
 async def _in_turns(show: Callable[[Task], T], tasks: Sequence[Task]) -> list[T]:

@@ -123,9 +123,11 @@ def api_session(
     )
 
 
-def post_session() -> Session:
-    """Open the session of the simulator, which posts callbacks to wherever it is told."""
-    return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+def post_session(*, force_close: bool = False) -> Session:
+    """Open the session for who posts to wherever it is told: the simulator, and to the operator."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=force_close)
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(connector=connector, cookie_jar=jar, trust_env=False)
 
 
 async def read_answer(response: aiohttp.ClientResponse, limit_bytes: int = _MIB) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
+from daemon.rules.target import PREFIX
 from daemon.statements import Fetch
 
 
@@ -19,7 +20,7 @@ class Message:
     number: int
     id: str
     target: str
-    """Where it goes: a URL."""
+    """Where it goes: the URL of an application, or the key of a `[[notify]]`."""
     type: str
     """The event, such as `task.stored`."""
     task_id: str
@@ -31,6 +32,19 @@ class Message:
     due_at: int | None
     tries: int
     error: str | None
+    message: str | None = None
+    size_bytes: int | None = None
+    data: str | None = None
+    """What a `[[notify]]` is told of an event that is of no task, in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """What was given up for one target."""
+
+    target: str
+    count: int
+    error: str | None
 
 
 _COLUMNS: Final = ", ".join(field.name for field in fields(Message))
@@ -39,8 +53,78 @@ _COLUMNS: Final = ", ".join(field.name for field in fields(Message))
 class Outbox:
     """The table `outbox`; the store makes it and hands it its connection."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, look: Fetch) -> None:
         self._fetch = fetch
+        self._look = look
+
+    async def subscribe(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Keep messages for these pairs of event and target from now on, and for no others."""
+        pairs = json.dumps([*wanted])
+        # In this order: a crash between the two costs no message.
+        await self._fetch(
+            """
+            INSERT OR IGNORE INTO subscriber (event, key)
+            SELECT value ->> 0, value ->> 1 FROM json_each(?)
+            """,
+            (pairs,),
+        )
+        await self._fetch(
+            """
+            DELETE FROM subscriber WHERE NOT EXISTS
+                (SELECT 1 FROM json_each(?)
+                 WHERE value ->> 0 = subscriber.event AND value ->> 1 = subscriber.key)
+            """,
+            (pairs,),
+        )
+
+    async def drop_others(self, targets: Iterable[str]) -> int:
+        """Delete what is kept for a `[[notify]]` that is none of these; return how much it was."""
+        rows = await self._fetch(
+            """
+            DELETE FROM outbox
+            WHERE substr(target, 1, length(:prefix)) = :prefix
+                  AND target NOT IN (SELECT value FROM json_each(:targets))
+            RETURNING number
+            """,
+            {"prefix": PREFIX, "targets": json.dumps([*targets])},
+        )
+        return len(rows)
+
+    async def announce(self, event: str, data: object, now: int) -> None:
+        """Keep an event that is of no task, for everybody who is to hear of it."""
+        await self._fetch(
+            """
+            INSERT INTO outbox (id, target, type, task_id, created_at, due_at, data)
+            SELECT lower(hex(randomblob(16))), key, event, '', :now, :now, :data
+            FROM subscriber WHERE event = :event
+            """,
+            {"event": event, "data": json.dumps(data), "now": now},
+        )
+
+    async def undelivered(self) -> list[Undelivered]:
+        """Return what was given up, by target, with the last error."""
+        rows = await self._look(
+            """
+            SELECT target, count(*), error, max(number) FROM outbox
+            WHERE due_at IS NULL GROUP BY target ORDER BY target
+            """,
+            (),
+        )
+        return [Undelivered(*row[:3]) for row in rows]
+
+    async def clear(self, targets: Iterable[str]) -> None:
+        """Forget what was given up for these targets: they can be told again."""
+        await self._fetch(
+            """
+            DELETE FROM outbox
+            WHERE due_at IS NULL AND target IN (SELECT value FROM json_each(?))
+            """,
+            (json.dumps([*targets]),),
+        )
+
+    async def forget_old(self, before: int) -> None:
+        """Forget what was made before then and given up."""
+        await self._fetch("DELETE FROM outbox WHERE due_at IS NULL AND created_at < ?", (before,))
 
     async def next(self, busy: Iterable[str]) -> Message | None:
         """Return what is to be sent next, perhaps only later, to a target that starts otherwise.

@@ -6,7 +6,7 @@ carries the verdict to the store. It works when no callback ever comes.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -134,6 +134,7 @@ async def watch_credits(
     *,
     bell: Bell,
     remember: Callable[[float], None],
+    announce: Callable[[str, Mapping[str, object]], None] = lambda *_: None,
 ) -> None:
     """Ask for the balance at start, after each submit and every six hours; say when it is low.
 
@@ -155,5 +156,6 @@ async def watch_credits(
                 if low and not was_low:
                     limit = section().credits_low
                     _log.warning("credits.low", credits=credits_left, limit=limit)
+                    announce("credits.low", {"credits": credits_left, "limit": limit})
         while not heard.is_set() and now() < until:
             await sleep_until(heard, (until - now()) / 1000)

@@ -29,6 +29,7 @@ from daemon.views import (
     TaskWithHistory,
     Tracked,
     TrackRequest,
+    TrialPage,
 )
 
 
@@ -117,6 +118,13 @@ ROUTES: Final = (
         query=BalanceQuery,
         gives={200: BalancePage},
         errors=(422,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/notifications/test",
+        handler=Office.try_targets,
+        summary="Send a test event to every [[notify]], all at once",
+        gives={200: TrialPage},
     ),
     Route(
         method="GET",

@@ -4,6 +4,8 @@ Rule: a step that was released is never edited. Each is a list of statements, fo
 split at semicolons tears triggers apart.
 """
 
+from daemon.news import SUBSCRIPTIONS
+
 _TASK_STATES = "'expected', 'wanted', 'verified', 'stored', 'done', 'failed', 'lost', 'pruned'"
 _REASONS = (
     "'bad_request', 'unauthorized', 'out_of_credits', 'source_audio', 'provider_error', "
@@ -405,6 +407,7 @@ _SIXTH = (
     """
     CREATE INDEX task_stored ON task (stored_at, state, size_bytes) WHERE stored_at IS NOT NULL
     """,
+    *SUBSCRIPTIONS,
 )
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)

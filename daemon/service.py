@@ -169,7 +169,7 @@ async def _reload(
         # systemd.service(5), Type=notify-reload; with Type=notify it is only a status.
         notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            fresh = await asyncio.to_thread(load, path, environ)
+            fresh = await asyncio.to_thread(load, path, environ, thorough=True)
             hide(secret.reveal() for secret in fresh.secrets)
             changed, waiting = await parts.reload(fresh.config)
         except ConfigError as mistake:

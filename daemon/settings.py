@@ -14,7 +14,7 @@ import msgspec
 from daemon.config import ConfigError, Mistake
 from daemon.config.agreement import find_conflicts
 from daemon.config.endpoints import is_address
-from daemon.config.sections import KEYS, SECTIONS, Config
+from daemon.config.sections import KEYS, LISTS, SECTIONS, Config
 from daemon.logs import hide
 from daemon.rules.address import AddressPolicy
 from daemon.rules.schedule import REFRESH_MS, Pace
@@ -52,7 +52,7 @@ class Settings:
             StoreRefused: the generated token can neither be read nor written.
         """
         before, after = _values(self.config), _values(config)
-        differing = [name for name in KEYS if before[name] != after[name]]
+        differing = [name for name in before if before[name] != after[name]]
         waiting = [name for name in differing if name in NEEDS_RESTART]
         kept = {name: before[name] for name in waiting}
         # A listener that stays open for everyone must not lose its token.
@@ -94,7 +94,7 @@ def ms(span: timedelta) -> int:
 
 
 def _values(config: Config) -> Mapping[str, Any]:
-    values = {}
+    values = {name: getattr(config, name) for name in LISTS}
     for name in KEYS:
         value: Any = config
         for part in name.split("."):

@@ -96,7 +96,7 @@ class Store:
         self.balances = Balances(self._fetch, self._look)
         self.sightings = Sightings(self._fetch)
         self.intents = Intents(self._fetch)
-        self.outbox = Outbox(self._fetch)
+        self.outbox = Outbox(self._fetch, self._look)
         self.due_times = DueTimes(self._fetch, self._look)
         self.quarantine = Quarantine(self._fetch, self._look)
         self.restoration = Restoration(self._fetch)

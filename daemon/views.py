@@ -277,6 +277,14 @@ class DiskView(msgspec.Struct, frozen=True):
     min_free_bytes: int
 
 
+class UndeliveredView(msgspec.Struct, frozen=True):
+    """Events that a target was never told: they were given up after three days."""
+
+    target: str
+    count: int
+    last_error: str | None
+
+
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands."""
 
@@ -289,6 +297,24 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     credits: float | None
     provider_answered_at: str | None
     overdue: list[str]
+    undelivered: list[UndeliveredView]
+
+
+class TrialView(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of sending a test event to one target; `status` is HTTP's."""
+
+    target: str
+    delivered: bool
+    status: int | None
+    seconds: float
+    error: str | None
+    advice: str | None
+
+
+class TrialPage(msgspec.Struct, frozen=True):
+    """What came of a test event, for every `[[notify]]` in the order of the configuration."""
+
+    targets: list[TrialView]
 
 
 class HeldView(msgspec.Struct, frozen=True, kw_only=True):

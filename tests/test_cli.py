@@ -31,12 +31,13 @@ STATES = ["expected", "wanted", "verified", "stored", "done", "failed", "lost", 
 VERBS = [
     *("backup", "callback-url", "check", "config", "demo", "export", "forget", "list"),
     *("report", "retry"),
-    *("serve", "show", "simulate", "status", "submit", "track"),
+    *("serve", "show", "simulate", "status", "submit", "test-notify", "track"),
 ]
 ASKING = (
     *(["list"], ["show", "x"], ["status", "--json"]),
     *(["check", "--json"], ["retry", "x"], ["track", "x"], ["forget", "quarantine-0"]),
-    *(["report"], ["export"], ["submit", "--task-id", "m", "--audio-id", "a", "--wait"]),
+    *(["test-notify"], ["report"], ["export"]),
+    ["submit", "--task-id", "m", "--audio-id", "a", "--wait"],
 )
 
 
@@ -328,7 +329,7 @@ def test_the_status_says_how_it_stands(world: Daemon) -> None:
     (line,) = read_lines(world.verb("status", "--json").output)
     assert set(line) == {
         *("counts", "oldest_waiting_at", "next_deadline_at", "gates", "disk", "quarantined"),
-        *("credits", "provider_answered_at", "overdue"),
+        *("credits", "provider_answered_at", "overdue", "undelivered"),
     }
     assert list(line["counts"]) == STATES
     assert (line["gates"], line["quarantined"]) == ([], 0)

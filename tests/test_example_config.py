@@ -9,9 +9,10 @@ import pytest
 import trustme
 
 from daemon.config import load
-from daemon.config.sections import KEYS
+from daemon.config.sections import ITEM_KEYS, KEYS
 from daemon.config.sources import NAMES
 from daemon.config.writing import read_template
+from daemon.rules.notification import EVENTS
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
@@ -77,7 +78,8 @@ def is_tls(line: str) -> bool:
 def test_every_commented_value_works(line: str, tmp_path: Path) -> None:
     """Taking the comment sign away gives a valid configuration without a warning."""
     for secret_file in re.findall(r'_file = "([a-z_]+)"', line):
-        (tmp_path / secret_file).write_text("sixteen-or-more-characters\n")
+        url = "https://" if "url" in secret_file else ""
+        (tmp_path / secret_file).write_text(f"{url}sixteen-or-more-characters\n")
         (tmp_path / secret_file).chmod(0o600)
     path = tmp_path / "config.toml"
     path.write_text(uncomment(line))
@@ -86,6 +88,21 @@ def test_every_commented_value_works(line: str, tmp_path: Path) -> None:
     assert loaded.warnings == ()
     (name,) = names_in(uncomment(line)) - names_in(TEXT)
     assert loaded.origins[name.removesuffix("_file")] != "default"
+
+
+def test_the_commented_target_works_and_shows_every_key(tmp_path: Path) -> None:
+    """Its lines without their comment signs are one [[notify]] that is told everything."""
+    (lines,) = re.findall(r"^# \[\[notify\]\]\n(?:#   .*\n)+#   \]\n", TEXT, re.MULTILINE)
+    path = tmp_path / "config.toml"
+    path.write_text(TEXT.replace(lines, re.sub("^# ", "", lines, flags=re.MULTILINE)))
+    path.chmod(0o600)
+    loaded = load(path, HOME)
+    assert loaded.warnings == ()
+    (entry,) = loaded.config.notify
+    assert entry.events == EVENTS
+    for leaf, key in ITEM_KEYS["notify"].items():
+        assert loaded.origins[f"notify[1].{leaf}"] == "file"
+        assert not key.secret or f"{leaf}_file" in TEXT
 
 
 def test_the_commented_certificate_works_with_its_key(tmp_path: Path) -> None:

@@ -226,13 +226,21 @@ def test_the_fence_lets_through_what_is_configured_and_private(tmp_path: Path) -
     """The resolver, a provider behind a private address, a mirror; nothing public is named."""
     settings = (
         "[provider]\nbase_url = 'https://provider.lan'\n"
+        "[[notify]]\nurl = 'https://hooks.lan/a-token'\n"
+        "[heartbeat]\nurl = 'https://watcher.lan/another-token'\n"
         "[download]\nallow_private = ['172.20.0.0/16', '203.0.114.0/24']\n"
     )
-    found = fence(settings, tmp_path, {"provider.lan": ["192.168.7.7", "8.8.8.8"]})
+    hosts = {
+        "provider.lan": ["192.168.7.7", "8.8.8.8"],
+        "hooks.lan": ["10.9.8.7"],
+        "watcher.lan": ["fd00::7"],
+    }
+    found = fence(settings, tmp_path, hosts)
     assert "10.0.0.0/8" in found["IPAddressDeny"]
     assert "8000::/1" in found["IPAddressDeny"]
     allowed = set(found["IPAddressAllow"])
     assert {"10.20.30.53/32", "192.168.7.7/32", "172.20.0.0/16"} <= allowed
+    assert {"10.9.8.7/32", "fd00::7/128"} <= allowed
     assert not {"9.9.9.9/32", "8.8.8.8/32", "203.0.114.0/24"} & allowed
 
 

@@ -70,9 +70,9 @@ class Invocation:
         self.flag = flag
         self.environ = environment()
 
-    def load(self) -> Loaded:
-        """Read the configuration."""
-        return load(find(self.flag, self.environ), self.environ)
+    def load(self, *, thorough: bool = False) -> Loaded:
+        """Read the configuration; `thorough` is for who is to find every mistake."""
+        return load(find(self.flag, self.environ), self.environ, thorough=thorough)
 
     def client(self) -> Client:
         """Return the admin API of the daemon that this configuration is for."""

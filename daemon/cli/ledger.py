@@ -100,6 +100,26 @@ def export(invocation: Invocation, *, as_json: bool) -> None:  # noqa: ARG001 - 
     print_json(invocation.client().export())
 
 
+@cli.command("test-notify")
+@as_json
+@click.pass_obj
+def test_notify(invocation: Invocation, *, as_json: bool) -> int:
+    """Send a test event to every [[notify]] at once; exit 0 when all took it, else 5."""
+    trials = invocation.client().test_targets()
+    if as_json:
+        print_json(trials)
+    else:
+        display.show_trials(trials)
+    if not trials:
+        click.echo(
+            "nobody is told anything: the daemon has no [[notify]] in its configuration. Add one "
+            'with a url, such as "https://..." or "ntfy://...", then systemctl reload suno-videod',
+            err=True,
+        )
+        return Exit.CONFIGURATION
+    return Exit.DONE if all(trial["delivered"] for trial in trials) else Exit.FAILED
+
+
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @as_json

@@ -26,7 +26,7 @@ def serve(invocation: Invocation) -> int:
     from daemon.logs import ThreadedStream, set_up_logs  # noqa: PLC0415 - the other verbs start faster without
     from daemon.service import serve as run  # noqa: PLC0415
 
-    loaded = invocation.load()
+    loaded = invocation.load(thorough=True)
     # The watchdog of systemd ends with SIGABRT: then all stacks are in the journal.
     faulthandler.enable()
     section = loaded.config.log

@@ -121,7 +121,7 @@ def config_init(invocation: Invocation, /, *, simulator: bool, system: bool, **a
 @click.pass_obj
 def config_check(invocation: Invocation) -> None:
     """Read the configuration and report all mistakes; nothing is started."""
-    loaded = invocation.load()
+    loaded = invocation.load(thorough=True)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{loaded.path or 'the built-in defaults'}: no mistakes")

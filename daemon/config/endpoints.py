@@ -17,6 +17,7 @@ _PORT_LIMIT = 65_535
 _HOST_LIMIT = 253
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _VISIBLE = re.compile(r"[!-~]+")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?=.)")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -187,6 +188,42 @@ def parse_base_url(text: str) -> str:
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError("expected https: the API key would travel in the clear")
     return parts.geturl().rstrip("/")
+
+
+def parse_hook_url(text: str) -> str:
+    """Read a URL that we are to ask, as it stands: https, or http to this machine only.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
+    wanted = 'expected a URL such as "https://hooks.example.com/..."'
+    if not _VISIBLE.fullmatch(text):
+        raise ValueError(f"{wanted}, in ASCII without blanks")
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parse_host(parts.hostname or "")
+    except ValueError:
+        raise ValueError(wanted) from None
+    if parts.scheme not in {"http", "https"} or port == 0 or "#" in text:
+        raise ValueError(wanted)
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("expected https, except to this machine: it would travel in the clear")
+    return text
+
+
+def parse_target_url(text: str) -> str:
+    """Read where events go: like `parse_hook_url`, or a URL of Apprise, of which others judge.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None or not _VISIBLE.fullmatch(text):
+        raise ValueError(
+            'expected a URL such as "https://hooks.example.com/..." or "ntfy://...", in ASCII '
+            "without blanks"
+        )
+    return parse_hook_url(text) if scheme[1].lower() in {"http", "https"} else text
 
 
 def is_loopback(host: str) -> bool:

@@ -17,8 +17,18 @@ import msgspec
 
 from daemon.config.agreement import SHORT_SECRET, find_conflicts, find_doubts
 from daemon.config.mistakes import ConfigError, Mistake
+from daemon.config.notifying import find_wrong
 from daemon.config.secret import MASK
-from daemon.config.sections import KEYS, SECTIONS, Config, Key, Secret, UnixEndpoint
+from daemon.config.sections import (
+    ITEM_KEYS,
+    KEYS,
+    LISTS,
+    SECTIONS,
+    Config,
+    Key,
+    Secret,
+    UnixEndpoint,
+)
 from daemon.config.sources import (
     PATH_VARIABLE,
     Given,
@@ -29,6 +39,7 @@ from daemon.config.sources import (
 )
 from daemon.config.spelling import PATH, Spelling, WrongType
 from daemon.rules.dialect import DIALECTS
+from daemon.rules.target import tokens_of
 
 __all__ = ["ConfigError", "Loaded", "Mistake", "environment", "find", "load", "show"]
 
@@ -77,8 +88,10 @@ def find(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
     return named
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+def load(path: Path | None, environ: Mapping[str, str], *, thorough: bool = False) -> Loaded:
     """Read the file `path` (None for none), the environment and the credentials.
+
+    `thorough` also asks what takes its time: whether Apprise understands its URLs.
 
     Raises:
         ConfigError: with every mistake; only a file that is not TOML hides those behind it.
@@ -88,22 +101,25 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     draft = _Draft(path, environ, [*mistakes, *more])
     for name, key in KEYS.items():
         draft.take(name, key, (in_environment, in_file))
+    for name in LISTS:
+        draft.take_list(name, in_environment if name in in_environment else in_file)
     draft.fill()
     draft.compare()
+    draft.check_targets(thorough=thorough)
     draft.check_tls()
     if draft.mistakes:
         raise ConfigError(draft.mistakes, path)
-    inline = [name for name in in_file if name in KEYS and KEYS[name].secret]
+    inline = [name for name in in_file if name in draft.secrets]
     if path and inline and open_to(path) == "everyone":
         draft.warnings.append(
             f"{path}: everyone can read {', '.join(inline)}; run chmod 600 {path}"
         )
     return Loaded(
-        config=_build(draft.values),
+        config=_build(draft.values, draft.lists),
         origins=MappingProxyType(draft.origins),
         warnings=(*draft.warnings, *find_doubts(draft.values)),
         path=path,
-        secrets=tuple(_secrets(draft.values)),
+        secrets=tuple(_secrets(draft.values, draft.lists)),
     )
 
 
@@ -113,10 +129,7 @@ def show(loaded: Loaded) -> list[tuple[str, str, str]]:
     A key without a value shows `spelling.UNSET`, which is not TOML.
     """
     rows = []
-    for name, key in KEYS.items():
-        value: Any = loaded.config
-        for part in name.split("."):
-            value = getattr(value, part)
+    for name, key, value in _values(loaded.config):
         shown = key.spelling.write(value)
         for secret in loaded.secrets:
             # A token that was pasted with the URL, say.
@@ -124,6 +137,18 @@ def show(loaded: Loaded) -> list[tuple[str, str, str]]:
                 shown = shown.replace(secret.reveal(), MASK)
         rows.append((name, shown, loaded.origins[name]))
     return rows
+
+
+def _values(config: Config) -> Iterator[tuple[str, Key, Any]]:
+    for name, key in KEYS.items():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        yield name, key, value
+    for name, keys in ITEM_KEYS.items():
+        for number, item in enumerate(getattr(config, name), 1):
+            for leaf, key in keys.items():
+                yield f"{name}[{number}].{leaf}", key, getattr(item, leaf)
 
 
 class _Draft:
@@ -139,6 +164,34 @@ class _Draft:
         self.given: dict[str, Given] = {}
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
+        self.lists: dict[str, int] = {}
+        self.secrets = {name for name, key in KEYS.items() if key.secret}
+
+    def take_list(self, name: str, layer: Mapping[str, Given]) -> None:
+        """Settle every item of a list, and report what an item lacks."""
+        number = 1
+        while item := layer.get(f"{name}[{number}]"):
+            for leaf, key in ITEM_KEYS[name].items():
+                path = f"{name}[{number}].{leaf}"
+                if key.secret:
+                    self.secrets.add(path)
+                self.take(path, key, (layer,))
+                if path in self.given:
+                    continue
+                if key.default is msgspec.NODEFAULT:
+                    told = f"expected a value: each [[{name}]] needs one"
+                    self.mistakes.append(Mistake(f"{item.key}.{leaf}", item.line, told))
+                else:
+                    self.values[path], self.origins[path] = key.default, "default"
+            number += 1
+        self.lists[name] = number - 1
+
+    def check_targets(self, *, thorough: bool) -> None:
+        """Report each [[notify]] that nothing can be told to."""
+        for number, leaf, told in find_wrong(
+            list(_items(self.values, "notify", self.lists["notify"])), thorough=thorough
+        ):
+            self.mistakes.append(self.given[f"notify[{number}].{leaf}"].mistake(told))
 
     def take(self, name: str, key: Key, layers: Iterable[Mapping[str, Given]]) -> None:
         """Settle one key if anybody gave it."""
@@ -234,7 +287,7 @@ def _exposed(path: Path) -> str:
 
 def _interpret(given: Given, spelling: Spelling) -> Any:
     """Read a variable as TOML where that gives the type of the key, else as a string."""
-    if given.origin == "environment":
+    if given.origin == "environment" and not given.parsed:
         with suppress(tomllib.TOMLDecodeError, WrongType):
             parsed = tomllib.loads(f"value = {given.raw}")
             if parsed.keys() == {"value"}:
@@ -284,15 +337,29 @@ def _first_folder(environ: Mapping[str, str], variable: str) -> Path | None:
     return Path(folder) if folder else None
 
 
-def _build(values: Mapping[str, Any]) -> Config:
+def _items(values: Mapping[str, Any], name: str, count: int) -> Iterator[dict[str, Any]]:
+    for number in range(1, count + 1):
+        paths = {leaf: f"{name}[{number}].{leaf}" for leaf in ITEM_KEYS[name]}
+        yield {leaf: values[path] for leaf, path in paths.items() if path in values}
+
+
+def _build(values: Mapping[str, Any], lists: Mapping[str, int]) -> Config:
     settled: dict[str, Any] = {}
     for name, section in SECTIONS.items():
         fields = msgspec.structs.fields(section)
         settled[name] = section(**{field.name: values[f"{name}.{field.name}"] for field in fields})
+    for name, item in LISTS.items():
+        settled[name] = tuple(item(**fields) for fields in _items(values, name, lists[name]))
     return Config(**settled, **{name: values[name] for name in KEYS if "." not in name})
 
 
-def _secrets(values: Mapping[str, Any]) -> Iterator[Secret]:
+def _secrets(values: Mapping[str, Any], lists: Mapping[str, int]) -> Iterator[Secret]:
+    for entry in _items(values, "notify", lists["notify"]):
+        if entry["secret"] is not None:
+            yield from (entry["secret"], Secret(entry["secret"].reveal().removeprefix("whsec_")))
+        yield from _with_tokens(entry["url"])
+    if values["heartbeat.url"]:
+        yield from _with_tokens(values["heartbeat.url"])
     for name, key in KEYS.items():
         if key.listed and key.secret:
             yield from values[name]
@@ -302,6 +369,11 @@ def _secrets(values: Mapping[str, Any]) -> Iterator[Secret]:
 
 def _readable(path: Path) -> bool:
     return os.access(path, os.R_OK)
+
+
+def _with_tokens(url: Secret) -> Iterator[Secret]:
+    yield url
+    yield from map(Secret, tokens_of(url.reveal()))
 
 
 def _exists(path: Path) -> bool:

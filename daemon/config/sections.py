@@ -30,13 +30,17 @@ from daemon.config.endpoints import (
 )
 from daemon.config.secret import Secret
 from daemon.config.spelling import (
+    EVENT_NAMES,
     FILE_NAME,
     HEADER_TEXT,
+    HOOK_URL,
     INTERVAL,
     PATH,
     SIGNING_KEY,
     SWITCH,
+    TARGET_URL,
     TOKEN,
+    WEBHOOK_SECRET,
     Spelling,
     each,
     listener,
@@ -49,9 +53,12 @@ from daemon.config.spelling import (
 )
 from daemon.config.units import GIB, KIB, MIB
 from daemon.rules.dialect import DIALECTS
+from daemon.rules.notification import EVENTS
 
 __all__ = [
+    "ITEM_KEYS",
     "KEYS",
+    "LISTS",
     "SECTIONS",
     "Admin",
     "Callback",
@@ -60,10 +67,12 @@ __all__ = [
     "Download",
     "Endpoint",
     "Format",
+    "Heartbeat",
     "Key",
     "Level",
     "Log",
     "Network",
+    "Notify",
     "Poll",
     "Provider",
     "Secret",
@@ -149,6 +158,22 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     min_free: Annotated[int, size()] = GIB
 
 
+class Notify(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where events are told: a program, or people."""
+
+    # With the token of a service in it, mostly.
+    url: Annotated[Secret, TARGET_URL]
+    secret: Annotated[Secret | None, WEBHOOK_SECRET] = None
+    events: Annotated[tuple[str, ...], EVENT_NAMES] = EVENTS
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told that all goes well, and misses it when nobody says so."""
+
+    url: Annotated[Secret | None, HOOK_URL] = None
+    interval: Interval = timedelta(minutes=5)
+
+
 class Admin(msgspec.Struct, frozen=True, kw_only=True):
     """How the owner reaches us."""
 
@@ -174,6 +199,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     poll: Poll
     download: Download
     disk: Disk
+    notify: tuple[Notify, ...] = ()
+    heartbeat: Heartbeat
     admin: Admin
     log: Log
 
@@ -195,26 +222,42 @@ SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
     {
         field.name: field.type
         for field in msgspec.structs.fields(Config)
-        if get_origin(field.type) is not Annotated
+        if get_origin(field.type) is None
     }
 )
+LISTS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
+    {
+        field.name: get_args(field.type)[0]
+        for field in msgspec.structs.fields(Config)
+        if get_origin(field.type) is tuple
+    }
+)
+"""Sections of which there may be any number, each written as [[name]]."""
 
 
 def _key(field: msgspec.structs.FieldInfo) -> Key:
     hint, spelling = get_args(field.type)
-    return Key(spelling, field.default, Secret in get_args(hint), get_origin(hint) is tuple)
+    secret = hint is Secret or Secret in get_args(hint)
+    return Key(spelling, field.default, secret, get_origin(hint) is tuple)
 
 
 def _keys() -> Mapping[str, Key]:
     keys = {}
     for top in msgspec.structs.fields(Config):
-        if top.name not in SECTIONS:
+        if top.name in SECTIONS:
+            for field in msgspec.structs.fields(SECTIONS[top.name]):
+                keys[f"{top.name}.{field.name}"] = _key(field)
+        elif top.name not in LISTS:
             keys[top.name] = _key(top)
-            continue
-        for field in msgspec.structs.fields(SECTIONS[top.name]):
-            keys[f"{top.name}.{field.name}"] = _key(field)
     return MappingProxyType(keys)
 
 
 KEYS: Final = _keys()
 """Every key by its path (`download.concurrency`), in the order of the sections."""
+ITEM_KEYS: Final[Mapping[str, Mapping[str, Key]]] = MappingProxyType(
+    {
+        name: {field.name: _key(field) for field in msgspec.structs.fields(item)}
+        for name, item in LISTS.items()
+    }
+)
+"""The keys of one item of each list, such as `url` of `notify`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from daemon.config.mistakes import ConfigError, Mistake, describe_syntax
-from daemon.config.sections import KEYS, SECTIONS
+from daemon.config.sections import ITEM_KEYS, KEYS, LISTS, SECTIONS
 from daemon.config.spelling import quote
 
 PREFIX: Final = "SUNO_VIDEOD_"
@@ -22,13 +22,22 @@ PATH_VARIABLE: Final = f"{PREFIX}CONFIG"
 NAMES: Final = (*KEYS, *(f"{path}_file" for path, key in KEYS.items() if key.secret))
 """Every key and, for a secret `x`, its twin `x_file`."""
 
+ITEM_NAMES: Final = {
+    name: (*keys, *(f"{leaf}_file" for leaf, key in keys.items() if key.secret))
+    for name, keys in ITEM_KEYS.items()
+}
+"""Every key of an item of each list, and the twins of its secrets."""
+
 _PARTS: Final = {tuple(name.split(".")) for name in NAMES}
-_VARIABLES: Final = {PREFIX + name.upper().replace(".", "__"): name for name in NAMES}
+_VARIABLES: Final = {PREFIX + name.upper().replace(".", "__"): name for name in (*NAMES, *LISTS)}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _OTHERS = 0o006
 _GROUP = 0o060
 _SECRET_LIMIT = 65_536
+_NO_LIST = "expected any number of tables, each written as [[{name}]]"
 
+Parts: TypeAlias = tuple[str | int, ...]
+"""A key path: ("poll", "interval"), or ("notify", 2, "events") with its number from 1."""
 Origin: TypeAlias = Literal["file", "environment", "credential"]
 
 
@@ -45,6 +54,8 @@ class Given:
     raw: object
     twin: bool = False
     """It names the file that holds the secret."""
+    parsed: bool = False
+    """It is TOML, though it comes from the environment."""
 
     def mistake(self, message: str) -> Mistake:
         """Say what is wrong with this value."""
@@ -71,9 +82,13 @@ def read_file(path: Path) -> tuple[dict[str, Given], list[Mistake]]:
     given: dict[str, Given] = {}
     mistakes: list[Mistake] = []
     for parts, raw in _entries(table):
-        name, line = ".".join(map(_shown, parts)), lines[parts]
+        name, line = _path(parts), lines.get(parts) or lines.get(parts[:-1])
         if parts in _PARTS:
             given[name] = Given(name, line, "file", raw, name not in KEYS)
+        elif _is_item(parts):
+            given[name] = Given(name, line, "file", raw, _is_twin(parts))
+        elif name in LISTS:
+            mistakes.append(Mistake(name, line, _NO_LIST.format(name=name)))
         elif name in SECTIONS:
             mistakes.append(Mistake(name, line, f"expected a section, written as [{name}]"))
         else:
@@ -88,13 +103,38 @@ def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Given], list
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable == PATH_VARIABLE:
             continue
-        if variable in _VARIABLES:
-            name = _VARIABLES[variable]
-            raw = environ[variable]
+        name = _VARIABLES.get(variable, "")
+        raw = environ[variable]
+        if name in LISTS:
+            found, wrong = _read_list(name, variable, raw)
+            given |= found
+            mistakes += wrong
+        elif name:
             given[name] = Given(variable, None, "environment", raw, name not in KEYS)
         else:
             hint = _close(variable.upper(), (*_VARIABLES, PATH_VARIABLE), 0.8)
             mistakes.append(Mistake(variable, None, f"unknown variable{_question(hint)}"))
+    return given, mistakes
+
+
+def _read_list(name: str, variable: str, text: str) -> tuple[dict[str, Given], list[Mistake]]:
+    """Read a variable that holds a whole list, as an array of inline tables."""
+    try:
+        table = tomllib.loads(f"{name} = {text}")
+    except (ValueError, RecursionError):
+        table = {}
+    if not (table.keys() == {name} and _is_list(table[name])):
+        told = 'expected an array of tables such as [{ url = "https://..." }]'
+        return {}, [Mistake(variable, None, told)]
+    given, mistakes = {name: Given(variable, None, "environment", [])}, []
+    for parts, raw in _entries(table):
+        path = _path(parts)
+        where = variable + path.removeprefix(name)
+        if _is_item(parts):
+            twin = _is_twin(parts)
+            given[path] = Given(where, None, "environment", raw, twin, parsed=True)
+        else:
+            mistakes.append(Mistake(where, None, _unknown(parts, raw)))
     return given, mistakes
 
 
@@ -137,22 +177,56 @@ def open_to(path: Path) -> Literal["everyone", "its group"] | None:
     return "its group" if bits & _GROUP else None
 
 
-def _entries(table: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object]]:
+def _entries(table: dict[str, Any]) -> Iterator[tuple[Parts, object]]:
     for name, content in table.items():
         if name in SECTIONS and isinstance(content, dict):
             for leaf, raw in content.items():
                 yield (name, leaf), raw
+        elif name in LISTS and _is_list(content):
+            for number, item in enumerate(content, 1):
+                yield (name, number), item
+                for leaf, raw in item.items():
+                    yield (name, number, leaf), raw
         else:
             yield (name,), content
 
 
-def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
+def _is_list(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(item, dict) for item in content)
+
+
+def _is_item(parts: Parts) -> bool:
+    """Tell whether it is an item of a list, or one of its known keys."""
+    match parts:
+        case (str(_), int(_)):
+            return True
+        case (str(name), int(_), str(leaf)):
+            return leaf in ITEM_NAMES[name]
+    return False
+
+
+def _is_twin(parts: Parts) -> bool:
+    return len(parts) > 2 and parts[2] not in ITEM_KEYS[str(parts[0])]  # noqa: PLR2004 - a leaf
+
+
+def _path(parts: Parts) -> str:
+    name = ""
+    for part in parts:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        else:
+            name += f".{_shown(part)}" if name else _shown(part)
+    return name
+
+
+def _line_numbers(text: str) -> dict[Parts, int]:
     """Find the line on which each entry of valid TOML begins.
 
     Lines are gathered until they parse together, which makes one statement; it is then parsed again
     under the latest header.
     """
-    found: dict[tuple[str, ...], int] = {}
+    found: dict[Parts, int] = {}
+    items: dict[str | int, int] = {}
     header = statement = ""
     start = 1
     for number, line in enumerate(text.split("\n"), 1):
@@ -163,17 +237,29 @@ def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
             continue
         if statement.lstrip().startswith("["):
             header, statement = statement, ""
+            if header.lstrip().startswith("[["):
+                (name,) = tomllib.loads(header)
+                items[name] = items.get(name, 0) + 1
         for parts, _ in _entries(tomllib.loads(f"{header}\n{statement}")):
-            found.setdefault(parts, start)
+            where = parts
+            if header.lstrip().startswith("[[") and parts[1:] and isinstance(parts[1], int):
+                # By itself, each is the first of its list.
+                where = (parts[0], items[parts[0]], *parts[2:])
+            found.setdefault(where, start)
         statement, start = "", number + 1
     return found
 
 
-def _unknown(parts: tuple[str, ...], raw: object) -> str:
-    *above, leaf = parts
+def _unknown(parts: Parts, raw: object) -> str:
+    *above, last = parts
+    leaf = str(last)
     if not above and _is_section(raw):
-        hint = _close(leaf.lower(), SECTIONS, 0.6)
-        return f"unknown section{_question(hint and f'[{hint}]')}"
+        hint = _close(leaf.lower(), (*SECTIONS, *LISTS), 0.6)
+        shown = f"[[{hint}]]" if hint in LISTS else f"[{hint}]"
+        return f"unknown section{_question(hint and shown)}"
+    if above and above[0] in LISTS:
+        hint = _close(leaf.lower(), ITEM_NAMES[str(above[0])], 0.6)
+        return f"unknown key{_question(hint and f'{_path((*above, hint))}')}"
     prefix = "".join(f"{part}." for part in above)
     beside = [name for name in NAMES if name.rpartition(".")[0] == prefix.rstrip(".")]
     elsewhere = [name for name in NAMES if name.endswith(f".{leaf}")]

@@ -5,6 +5,7 @@ or raises `ValueError` with what was expected; `write` prints the final one as T
 takes. No message repeats a value that may be secret.
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from daemon.config.endpoints import (
     format_endpoint,
     format_network,
     is_segment,
+    parse_hook_url,
     parse_path,
+    parse_target_url,
 )
 from daemon.config.secret import Secret
 from daemon.config.units import (
@@ -30,6 +33,7 @@ from daemon.config.units import (
     parse_size,
 )
 from daemon.rules.filename import FIELD_LIMIT
+from daemon.rules.notification import EVENTS
 
 UNSET: Final = "none"
 """How a key without a value is printed. It is not TOML: leaving the key out says it."""
@@ -40,6 +44,9 @@ _FIELD = re.compile(r"\{(task_id|date|label)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNPRINTED = re.compile(r"[\x7f-\x9f]")  # what JSON leaves as it is and a terminal obeys
 _HEADER_TEXT = re.compile(r"[!-~]+")
+_WEBHOOK_SECRET = re.compile(r"whsec_([A-Za-z0-9+/]+)={0,2}")
+_WEBHOOK_BYTES = (24, 64)
+_URL = "https://hooks.example.com/..."
 
 
 class WrongType(ValueError):
@@ -234,6 +241,29 @@ def _signing_key(spelled: str) -> Secret:
     return Secret(spelled)
 
 
+def _webhook_secret(spelled: str) -> Secret:
+    found = _WEBHOOK_SECRET.fullmatch(spelled)
+    least, most = _WEBHOOK_BYTES
+    try:
+        text = found[1] if found else ""
+        length = len(base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
+    except ValueError:
+        length = 0
+    if not least <= length <= most:
+        raise ValueError(
+            f'expected "whsec_" and base64 of {least} to {most} random bytes; make one with: '
+            'printf "whsec_%s\\n" "$(openssl rand -base64 32)"'
+        )
+    return Secret(spelled)
+
+
+def _events(raw: object) -> tuple[str, ...]:
+    events: tuple[str, ...] = each(one_of(EVENTS)).read(raw)
+    if not events:
+        raise ValueError("expected at least one event; leave the key out for all")
+    return tuple(dict.fromkeys(events))
+
+
 def _kind(raw: object) -> str:
     """Name the TOML type of `raw`: a wrong value may be a secret, its type is none."""
     match raw:
@@ -259,3 +289,7 @@ FILE_NAME: Final = text(_file_name, "video_{task_id}.mp4")
 TOKEN: Final = text(_token)
 HEADER_TEXT: Final = text(_header_text)
 SIGNING_KEY: Final = text(_signing_key)
+HOOK_URL: Final = text(lambda spelled: Secret(parse_hook_url(spelled)), _URL)
+TARGET_URL: Final = text(lambda spelled: Secret(parse_target_url(spelled)), _URL)
+WEBHOOK_SECRET: Final = text(_webhook_secret, "whsec_...")
+EVENT_NAMES: Final = Spelling(_events, write)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from daemon.config.sections import KEYS, SECTIONS, Provider, Secret
+from daemon.config.sections import ITEM_KEYS, KEYS, LISTS, SECTIONS, Provider, Secret
 
 DERIVED = {
     "state_dir",
@@ -26,16 +26,20 @@ def test_only_what_depends_on_the_machine_has_no_default() -> None:
 
 def test_sections_are_frozen() -> None:
     """No part of the program can change what another one reads."""
-    assert all(section.__struct_config__.frozen for section in SECTIONS.values())
-    assert len(SECTIONS) == 7
+    assert all(
+        section.__struct_config__.frozen for section in [*SECTIONS.values(), *LISTS.values()]
+    )
+    assert len(SECTIONS) == 8
 
 
 def test_the_secrets_are_known() -> None:
     """These keys are masked, redacted and may come from a file or a credential; two are lists."""
+    assert [name for name, key in ITEM_KEYS["notify"].items() if key.secret] == ["url", "secret"]
     assert {name: key.listed for name, key in KEYS.items() if key.secret} == {
         "callback.tokens": True,
         "callback.hmac_keys": True,
         "provider.api_key": False,
+        "heartbeat.url": False,
         "admin.token": False,
     }
 

@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
         ('"a\\u001b" = 1', '"a\\u001b"', 1, "unknown key"),
         ('"provider.api_key" = "x"', '"provider.api_key"', 1, "unknown key"),
         ("[download.x]\ny = 1", "download.x", 1, "unknown key"),
-        ('# x\n[[notify]]\nurl = "x"', "notify", 2, "unknown section"),
+        ('# x\n[[notfy]]\nurl = "x"', "notfy", 2, "unknown section; did you mean [[notify]]?"),
         ("[downlod]\nx = 1", "downlod", 1, "unknown section; did you mean [download]?"),
         ("x = []", "x", 1, "unknown key"),
         ("download = 4", "download", 1, "expected a section, written as [download]"),

@@ -27,8 +27,10 @@ from daemon.rules.task import Tidings
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
+from daemon.targets import Targets
 from tests.security.wire import request, say
 from tests.stations.holding import hold
+from tests.stories.harness import TASK_FIELDS
 
 NOW = 1_766_000_000_000
 DAY_MS = 86_400_000
@@ -43,38 +45,6 @@ DECLINED = Tidings(
     message="sorry",
     code=500,
 )
-
-FIELDS = [
-    "task_id",
-    "label",
-    "state",
-    "reason",
-    "message",
-    "provider_code",
-    "source",
-    "music_task_id",
-    "audio_id",
-    "unconfirmed",
-    "created_at",
-    "updated_at",
-    "stored_at",
-    "deadline_at",
-    "next_attempt_at",
-    "attempts",
-    "callbacks",
-    "size_bytes",
-    "received_bytes",
-    "sha256",
-    "path",
-    "duration_seconds",
-    "width",
-    "height",
-    "video_codec",
-    "audio_codec",
-    "audio_sample_rate",
-    "finish_error",
-    "forgotten_at",
-]
 
 
 @pytest.fixture
@@ -110,6 +80,7 @@ async def office(store: Store, tmp_path: Path) -> AsyncIterator[Office]:
             gates=gates,
             disk=disk,
             submitter=submitter,
+            targets=Targets(session, tuple, lambda: NOW),
             min_free_bytes=lambda: 1,
             terms=lambda: terms,
             retention_ms=lambda: 14 * DAY_MS,
@@ -143,7 +114,7 @@ async def test_a_task_has_exactly_the_fields_of_the_contract(call: Call) -> None
     status, answer = await call("post", "/v1/tasks", {"task_ids": ["t1"], "label": "mine"})
     assert status == 202
     (task,) = answer["tasks"]
-    assert list(task) == FIELDS
+    assert list(task) == TASK_FIELDS
     assert task["label"] == "mine"
     assert task["created_at"] == "2025-12-17T19:33:20.000Z"
     assert task["deadline_at"] == "2025-12-31T19:33:20.000Z"
@@ -281,6 +252,19 @@ async def test_status_shows_counts_gates_disk_and_quarantine(
     page = await call("get", "/v1/quarantine")
     (held,) = page["quarantine"]
     assert (held["reason"], held["size_bytes"], held["body"]) == ("not JSON", 4, "\\xffodd")
+
+
+async def test_status_names_an_application_that_was_not_told(call: Call, office: Office) -> None:
+    """By its host alone, with the last error; the URL may hold what is nobody's business."""
+    await office.store._commits.connection.execute_fetchall(
+        """
+        INSERT INTO outbox (id, target, type, task_id, created_at, error)
+        VALUES ('i', 'https://app.example/cb?order=hush', 'task.lost', 't', 1, 'answered HTTP 500')
+        """
+    )
+    name = "the application at https://app.example/"
+    lost = {"target": name, "count": 1, "last_error": "answered HTTP 500"}
+    assert (await call("get", "/v1/status"))["undelivered"] == [lost]
 
 
 async def test_status_survives_a_download_folder_that_is_gone(call: Call, office: Office) -> None:

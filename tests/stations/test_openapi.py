@@ -29,6 +29,7 @@ from daemon.simulator.simulator import Simulator
 from daemon.store import Store
 from daemon.strikes import STRIKES_LIMIT
 from daemon.submitter import Submitter
+from daemon.targets import Targets
 from daemon.views import ProblemView
 from tests.stations.holding import hold
 from tests.stories.harness import ask
@@ -177,6 +178,7 @@ async def call(
             gates=gates,
             disk=disk,
             submitter=submitter,
+            targets=Targets(session, tuple, now),
             min_free_bytes=lambda: 1,
             terms=lambda: terms,
             retention_ms=lambda: WEEK,
@@ -254,6 +256,7 @@ async def test_every_answer_is_as_the_document_says(
     await call("GET", tasks, 422, query="?state=odd")
     await call("GET", "/v1/status", 200)
     await look_at_numbers(call)
+    await call("POST", "/v1/notifications/test", 200)
     for state in State:
         await call("GET", one, 200, task_id=state.value)
         pruned = state is State.PRUNED

@@ -169,6 +169,12 @@ CALLS: Mapping[str, Callable[[Store], Awaitable[object]]] = {
     "intents.open_twin": lambda store: store.intents.open_twin(WISH),
     "intents.withdraw_unsent": lambda store: store.intents.withdraw_unsent(NOW),
     "outbox.next": send,
+    "outbox.subscribe": lambda store: store.outbox.subscribe([("task.stored", "notify:a")]),
+    "outbox.announce": lambda store: store.outbox.announce("gate.closed", {}, NOW),
+    "outbox.undelivered": lambda store: store.outbox.undelivered(),
+    "outbox.clear": lambda store: store.outbox.clear(["notify:a"]),
+    "outbox.drop_others": lambda store: store.outbox.drop_others(["notify:a"]),
+    "outbox.forget_old": lambda store: store.outbox.forget_old(NOW - HOUR),
     "sightings.note": lambda store: store.sightings.note("files.example.com", NOW),
     "balances.record": lambda store: store.balances.record(NOW, 20.0),
     "balances.since": lambda store: store.balances.since(NOW),
@@ -198,6 +204,9 @@ WHOLE = {
     "counts": "an index is counted, on the reader and only after a commit",
     "stock.total_bytes": "likewise",
     "obtainable": "once, after a backup was put in the ledger's place",
+    "outbox.undelivered": "what was given up is counted, on the reader",
+    "outbox.drop_others": "the outbox alone, at the start and at a reload",
+    "outbox.forget_old": "what was given up alone, four times a day",
     "restoration.ask_again": "once, after a backup was put in the ledger's place",
     "restoration.hold_wishes": "once, after a backup was put in the ledger's place",
 }
@@ -208,6 +217,10 @@ ALLOWED = {
     "counts": {"SCAN task USING COVERING INDEX task_by_state"},
     "stock.by_day": {"USE TEMP B-TREE FOR GROUP BY"},  # a row for each day
     "stock.total_bytes": {"SCAN task USING COVERING INDEX task_stored"},
+    "outbox.subscribe": {"SCAN subscriber"},  # a row for each target and event
+    "outbox.undelivered": {"SCAN outbox USING INDEX outbox_given_up"},
+    "outbox.drop_others": {"SCAN outbox"},
+    "outbox.forget_old": {"SCAN outbox USING INDEX outbox_given_up"},
     "restoration.hold_wishes": {"SCAN submission USING INDEX submission_unsent"},
 }
 HARMLESS = re.compile(
