@@ -210,6 +210,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         now=now,
         ring=bells.ring,
         answered_at=lambda: provider.answered_at,
+        credits_low=lambda: settings.config.provider.credits_low,
     )
     steps = {
         State.WANTED: metrics.counted(downloader.fetch, time.monotonic),

@@ -21,6 +21,8 @@ SUBMIT_SECONDS = 90.0
 """A submit waits for the check before it and for the provider's word."""
 TEST_SECONDS = 45.0
 """Each target has up to 30 s, and all have them at once."""
+QUIET_SECONDS = 45.0
+"""A stream of events has a sign of life every 15 seconds: after three the daemon is gone."""
 PAGE = 1_000
 TEXT_CUT = 201
 """Characters: more than any id or label has. Megabytes would be refused unread."""
@@ -83,14 +85,15 @@ class _Connection(http.client.HTTPConnection):
 class Client:
     """The admin API of one daemon."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds: float = SECONDS) -> None:
         self.path = path
+        self._seconds = seconds
 
     def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
         """Return the decoded body of a GET."""
         # Arguments may be bytes that are no text: they name nothing, and the daemon says so.
         asked = urlencode(query, errors="surrogateescape")
-        return self._call("GET", f"{path}?{asked}" if query else path)[1]
+        return self._call("GET", f"{path}?{asked}" if query else path, None, self._seconds)[1]
 
     def post(self, path: str, body: object = None, seconds: float = SECONDS) -> tuple[int, Any]:
         """Return status and decoded body of a POST."""
@@ -155,9 +158,23 @@ class Client:
             if after is None:
                 return
 
-    def _call(
-        self, method: str, path: str, body: bytes | None = None, seconds: float = SECONDS
-    ) -> tuple[int, Any]:
+    def events(self) -> "Events":
+        """Listen to what happens from now on; what happened before is not told."""
+        connection = _Connection(self.path, QUIET_SECONDS)
+        try:
+            connection.request("GET", "/v1/events", headers={"Accept": "text/event-stream"})
+            response = connection.getresponse()
+            if response.getheader("Content-Type", "").startswith("text/event-stream"):
+                return Events(self.path, connection, response)
+            status, text = response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise _no_daemon(self.path, error) from error
+        connection.close()
+        _read(self.path, max(status, HTTPStatus.BAD_REQUEST), text)
+        raise AssertionError("an error is raised")
+
+    def _call(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, Any]:
         connection = _Connection(self.path, seconds)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
@@ -167,15 +184,59 @@ class Client:
             raise _no_daemon(self.path, error) from error
         finally:
             connection.close()
+        return status, _read(self.path, status, text)
+
+
+class Events:
+    """What a running daemon tells, event by event (WHATWG HTML, section 9.2.6).
+
+    A stream that breaks ends with `NoDaemon`: whoever listens again has missed something.
+    """
+
+    def __init__(
+        self, path: Path, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._response = response
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Yield the name and the data of each event; a sign of life alone has no name."""
+        name, data = "message", list[str]()
         try:
-            found = json.loads(text)
-            if status < 400:  # noqa: PLR2004 - the error classes
-                return status, found
-            problem = found["error"]
-            refused = DaemonRefused(status, problem["code"], problem["message"])
-        except (ValueError, LookupError, TypeError):
-            raise NoDaemon(f"what answers on {self.path} is not suno-videod") from None
-        raise refused
+            while line := self._response.readline():
+                field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
+                if field == "event":
+                    name = value.removeprefix(" ")
+                elif field == "data":
+                    data.append(value.removeprefix(" "))
+                elif not field:
+                    if data:
+                        yield name, "\n".join(data)
+                    else:
+                        yield "", ""
+                    name, data = "message", []
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise _no_daemon(self._path, error) from error
+        finally:
+            self.close()
+        raise NoDaemon(f"the daemon on {self._path} ended the stream of its events")
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._connection.close()
+
+
+def _read(path: Path, status: int, text: bytes) -> Any:
+    try:
+        found = json.loads(text)
+        if status < HTTPStatus.BAD_REQUEST:
+            return found
+        problem = found["error"]
+        refused = DaemonRefused(status, problem["code"], problem["message"])
+    except (ValueError, LookupError, TypeError):
+        raise NoDaemon(f"what answers on {path} is not suno-videod") from None
+    raise refused
 
 
 def _place(kind: str, given_id: str) -> str:

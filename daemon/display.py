@@ -125,16 +125,6 @@ def explain_open(task: Row) -> str:
     )
 
 
-def draw_progress(task: Row, width: int = 20) -> str:
-    """Return one line that says how far a task is."""
-    total, received = task["size_bytes"], task["received_bytes"]
-    head = f"{text(task['task_id'])}  {task['state']}"
-    if not total:
-        return head
-    filled = min(width, width * received // total)
-    return f"{head}  [{'#' * filled}{'.' * (width - filled)}]  {size(received)} of {size(total)}"
-
-
 def _meaning(task: Row) -> str:
     if task["forgotten_at"] is not None:
         return "somebody has seen it, and nobody is asked any more; `retry` changes that"
@@ -208,46 +198,6 @@ def _report_row(task: Row) -> Sequence[str]:
         *(text(value) for value in (ended, task["provider_code"], task["reason"])),
         text(task["message"]),
     )
-
-
-def show_status(status: Row) -> None:
-    """Print how it stands."""
-    counts = [f"{count} {state}" for state, count in status["counts"].items() if count]
-    click.echo(f"tasks:           {', '.join(counts) or 'none yet'}")
-    click.echo(f"oldest waiting:  {age(status['oldest_waiting_at'])}")
-    click.echo(f"next deadline:   {age(status['next_deadline_at'])}")
-    click.echo(f"quarantined:     {status['quarantined']}")
-    disk = status["disk"]
-    if disk is None:
-        click.echo("disk:            the download folder cannot be read")
-    else:
-        free, least = size(disk["free_bytes"]), size(disk["min_free_bytes"])
-        click.echo(
-            f"disk:            {free} free in {disk['directory']} (downloads stop at {least})"
-        )
-    known = status["credits"]
-    click.echo(f"credits:         {'unknown' if known is None else f'{known:g}'}")
-    click.echo(f"provider:        last answer {age(status['provider_answered_at'])}")
-    for told in status["overdue"]:
-        click.echo(f"overdue:         {text(told)}")
-    show_undelivered(status["undelivered"])
-    for gate in status["gates"]:
-        click.echo(f"gate shut:       {gate['name']} {age(gate['since'])}: {text(gate['reason'])}")
-
-
-def show_undelivered(undelivered: Iterable[Row]) -> None:
-    """Print what was given up, and what to do about it."""
-    for one in undelivered:
-        todo = (
-            "mend the receiver, then suno-videod test-notify, which clears this line when it is "
-            "heard"
-            if one["target"].startswith("notify[")
-            else "see that it asks about its tasks itself; this line goes after 30 days"
-        )
-        click.echo(
-            f"not told:        {one['count']} events to {text(one['target'])} were given up after "
-            f"3 days ({text(one['last_error'])}); no video is touched by it. Do: {todo}"
-        )
 
 
 def show_trials(trials: Iterable[Row]) -> None:

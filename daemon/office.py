@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
+from daemon import __version__
 from daemon.disk import Disk
 from daemon.gates import Gates
 from daemon.logs import mask
@@ -102,8 +103,13 @@ class Office:
     now: Callable[[], int]
     ring: Callable[[], None]
     answered_at: Callable[[], int | None]
+    credits_low: Callable[[], float] = lambda: 0
     credits_left: float | None = None
     stopping: bool = False
+    started_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.started_at = self.started_at or self.now()
 
     def remember_credits(self, credits_left: float) -> None:
         """Keep the balance for the next who asks."""
@@ -122,6 +128,7 @@ class Office:
     async def status(self, _: web.Request) -> web.Response:
         """Return how it stands."""
         oldest_at, deadline_at, quarantined = await self.store.outlook()
+        unsafe, oldest_id, deadline_id = await self.store.standing()
         return answer(
             StatusView(
                 counts=await self.store.counts(),
@@ -134,6 +141,12 @@ class Office:
                 provider_answered_at=show_time(self.answered_at()),
                 overdue=[mask(one) for one in await self.find_overdue()],
                 undelivered=await self._undelivered(),
+                credits_low=self.credits_low(),
+                unsafe=unsafe + quarantined,
+                oldest_waiting_id=oldest_id,
+                next_deadline_id=deadline_id,
+                started_at=show_time(self.started_at),
+                version=__version__,
             )
         )
 

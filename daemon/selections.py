@@ -113,7 +113,7 @@ ORDER BY id DESC LIMIT :limit
 
 _OLDEST: Final = " UNION ALL ".join(
     f"""
-    SELECT * FROM (SELECT created_at FROM task INDEXED BY task_by_state
+    SELECT * FROM (SELECT id, created_at FROM task INDEXED BY task_by_state
                    WHERE state = '{state}' AND forgotten_at IS NULL ORDER BY id LIMIT 1)
     """
     for state in ("expected", "wanted", "verified")
@@ -127,6 +127,19 @@ SELECT (SELECT min(created_at) FROM ({_OLDEST})),
 """
 
 COUNTS: Final = "SELECT state, count(*) FROM task INDEXED BY task_by_state GROUP BY state"
+
+# The rule of the verb `check`, whose callbacks in quarantine `OUTLOOK` counts.
+STANDING: Final = f"""
+SELECT (SELECT count(*) FROM task INDEXED BY task_open WHERE {OPEN} AND forgotten_at IS NULL)
+       + (SELECT count(*) FROM task INDEXED BY task_by_state
+          WHERE state = 'lost' AND forgotten_at IS NULL)
+       + (SELECT count(*) FROM task INDEXED BY task_by_state
+          WHERE state = 'failed' AND reason = 'unknown_task' AND forgotten_at IS NULL),
+       (SELECT task_id FROM task WHERE id = (
+            SELECT id FROM (SELECT id, min(created_at) FROM ({_OLDEST})))),
+       (SELECT task_id FROM task INDEXED BY task_open
+        WHERE {OPEN} AND forgotten_at IS NULL ORDER BY deadline_at, id LIMIT 1)
+"""
 
 HISTORY: Final = """
 SELECT at, before, after, cause, reason FROM history INDEXED BY history_of_row

@@ -89,6 +89,7 @@ class Store:
         self._commits = Commits(connection)
         self._reader = reader
         self._counted: tuple[int, dict[str, int]] | None = None
+        self._stood: tuple[int, sqlite3.Row] | None = None
         self._observe = observe
         self._make_room = make_room
         self._failing = False
@@ -339,6 +340,13 @@ class Store:
         """Return when the oldest open task was adopted, the next deadline, and the quarantined."""
         rows = await self._look(selections.OUTLOOK, ())
         return rows[0][0], rows[0][1], rows[0][2]
+
+    async def standing(self) -> tuple[int, str | None, str | None]:
+        """Return how many tasks are unsafe, the oldest open one, and that of the next deadline."""
+        ((version,),) = await self._look("PRAGMA data_version", ())
+        if self._stood is None or self._stood[0] != version:
+            self._stood = version, (await self._look(selections.STANDING, ()))[0]
+        return self._stood[1][0], self._stood[1][1], self._stood[1][2]
 
     async def fail_for_good(self) -> None:
         """Wait for an error after which only a new start can be trusted, and raise it."""

@@ -298,6 +298,14 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     provider_answered_at: str | None
     overdue: list[str]
     undelivered: list[UndeliveredView]
+    credits_low: float
+    """Fewer credits than this are few."""
+    unsafe: int
+    """What `check` names: tasks, and callbacks in quarantine."""
+    oldest_waiting_id: str | None
+    next_deadline_id: str | None
+    started_at: str | None
+    version: str
 
 
 class TrialView(msgspec.Struct, frozen=True, kw_only=True):

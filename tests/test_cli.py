@@ -29,14 +29,14 @@ from tests.stories.harness import (
 
 STATES = ["expected", "wanted", "verified", "stored", "done", "failed", "lost", "pruned"]
 VERBS = [
-    *("backup", "callback-url", "check", "config", "demo", "export", "forget", "list"),
+    *("backup", "callback-url", "check", "config", "demo", "export", "forget", "list", "logs"),
     *("report", "retry"),
-    *("serve", "show", "simulate", "status", "submit", "test-notify", "track"),
+    *("serve", "show", "simulate", "status", "submit", "test-notify", "track", "watch"),
 ]
 ASKING = (
     *(["list"], ["show", "x"], ["status", "--json"]),
     *(["check", "--json"], ["retry", "x"], ["track", "x"], ["forget", "quarantine-0"]),
-    *(["test-notify"], ["report"], ["export"]),
+    *(["test-notify"], ["report"], ["export"], ["watch"], ["watch", "x", "--json"]),
     ["submit", "--task-id", "m", "--audio-id", "a", "--wait"],
 )
 
@@ -96,7 +96,7 @@ def test_help_and_version_are_there() -> None:
     for flag in ("--help", "-h"):
         ended = run_verb(flag)
         assert (ended.code, ended.errors) == (0, "")
-        listed = ended.output.partition("Commands:")[2].split("\n")[1:]
+        listed = ended.output.partition("Commands:")[2].partition("\n\n")[0].split("\n")[1:]
         assert [line.split()[0] for line in listed if line] == VERBS
         assert all(len(line.split()) > 2 for line in listed if line)
     assert run_verb("--version") == (0, f"suno-videod, version {__version__}\n", "")
@@ -123,6 +123,9 @@ def test_help_and_version_are_there() -> None:
         (["forget"], "ID"),
         (["report", "--since", "soon"], "--since"),
         (["export", "file"], "unexpected"),
+        (["logs", "a", "b"], "unexpected"),
+        (["logs", "--level", "loud"], "warning"),
+        (["logs", "--since", "soon"], "yesterday"),
         (["simulate", "--listen", "nowhere"], "127.0.0.1:"),
         (["simulate", "--listen", ""], "--listen"),
         (["simulate", "--file-size", "lots"], "64K"),
@@ -330,6 +333,14 @@ def test_the_status_says_how_it_stands(world: Daemon) -> None:
     assert set(line) == {
         *("counts", "oldest_waiting_at", "next_deadline_at", "gates", "disk", "quarantined"),
         *("credits", "provider_answered_at", "overdue", "undelivered"),
+        *(
+            "credits_low",
+            "unsafe",
+            "oldest_waiting_id",
+            "next_deadline_id",
+            "started_at",
+            "version",
+        ),
     }
     assert list(line["counts"]) == STATES
     assert (line["gates"], line["quarantined"]) == ([], 0)

@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import pytest
 
+from daemon.cli.completion import EVENTS
 from daemon.cli.group import Exit, cli
 from daemon.config import environment, load, show
 from daemon.routes import ROUTES
@@ -52,16 +53,33 @@ def words(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
+LOGGERS = {"_log", "log", "logger", "structlog.get_logger()", "self._log"}
+NAMED_ELSEWHERE = {"daemon/assembly.py": ["event", "event"]}
+"""Where the name of an event is no word in the call: of the gates, whose two names are below."""
+
+
+def names(node: ast.expr) -> list[ast.expr]:
+    """Return what the first argument of a call may be."""
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
+
+
+def log_calls() -> Iterator[tuple[str, str, ast.expr]]:
+    """Yield every call of a logger: the file, the level, and what names the event."""
+    for path in sorted((ROOT / "daemon").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if node.func.attr in LOGGING and ast.unparse(node.func.value) in LOGGERS:
+                for name in names(node.args[0]):
+                    yield path.relative_to(ROOT).as_posix(), node.func.attr, name
+
+
 def events() -> dict[str, set[str]]:
     """Return every event that the program logs, with its levels."""
     found: dict[str, set[str]] = defaultdict(set)
-    for path in sorted((ROOT / "daemon").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Call(
-                    func=ast.Attribute(attr=level), args=[ast.Constant(value=str(name)), *_]
-                ) if level in LOGGING:
-                    found[name].add(level.replace("exception", "error"))
+    for _, level, name in log_calls():
+        if isinstance(name, ast.Constant):
+            found[str(name.value)].add(level.replace("exception", "error"))
     # Events whose names come from elsewhere: the gates', and the libraries'.
     found |= {"gate.closed": {"warning"}, "gate.opened": {"info"}}
     found["library.message"] = {"warning", "error"}
@@ -77,6 +95,31 @@ def test_every_event_is_listed_with_its_levels() -> None:
     assert listed == events()
     for name in ("gate.closed", "gate.opened", "library.message"):
         assert any(f'"{name}"' in path.read_text() for path in (ROOT / "daemon").glob("*.py"))
+
+
+def test_every_event_is_named_where_it_is_logged() -> None:
+    """A name that is put together, or handed over, would be seen by no table of the events."""
+    elsewhere: dict[str, list[str]] = defaultdict(list)
+    for path, _, name in log_calls():
+        if not isinstance(name, ast.Constant):
+            elsewhere[path].append(ast.unparse(name))
+    assert elsewhere == NAMED_ELSEWHERE
+
+
+def test_no_logger_is_overlooked() -> None:
+    """Whatever is asked for a logger has one of the names under which calls are looked for."""
+    for path in sorted((ROOT / "daemon").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and "get_logger(" in ast.unparse(node.value):
+                assert {ast.unparse(target) for target in node.targets} <= LOGGERS, path
+            if isinstance(node, ast.Attribute) and node.attr in LOGGING:
+                owner = ast.unparse(node.value)
+                assert owner in LOGGERS or "log" not in owner.lower(), (path, owner)
+
+
+def test_every_event_can_be_completed() -> None:
+    """The tab key offers `logs --event` all that the log has lines for."""
+    assert set(EVENTS) == set(events())
 
 
 def test_every_scenario_is_listed() -> None:

@@ -9,10 +9,20 @@ from typing import NoReturn
 
 import click
 
-from daemon.cli import ledger, programs, settings, tasks  # noqa: F401 - each adds its verbs
+from daemon.cli import (  # each adds its verbs
+    ledger,  # noqa: F401
+    programs,  # noqa: F401
+    reading,  # noqa: F401
+    settings,  # noqa: F401
+    tasks,  # noqa: F401
+    watching,  # noqa: F401
+)
+from daemon.cli.completion import EPILOG
 from daemon.cli.group import Exit, cli, judge_refusal
 from daemon.client import DaemonRefused, NoDaemon
 from daemon.config import ConfigError
+
+cli.epilog = EPILOG
 
 
 def main() -> NoReturn:

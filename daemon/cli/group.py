@@ -78,6 +78,11 @@ class Invocation:
         """Return the admin API of the daemon that this configuration is for."""
         return Client(find_socket(self.load(), self.environ))
 
+    def has_colours(self) -> bool:
+        """Tell whether people read standard output, on a terminal that has colours."""
+        wanted = not self.environ.get("NO_COLOR") and self.environ.get("TERM") != "dumb"
+        return wanted and sys.stdout.isatty()
+
 
 class _Verbs(click.Group):
     """All verbs; a reader of our output that has seen enough, such as head, is no error."""

@@ -1,5 +1,7 @@
 """The verbs about everything at once: how it stands, and is it safe?"""
 
+import shutil
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,15 @@ UNSAFE = ("expected", "wanted", "verified", "lost", "failed")
 @click.pass_obj
 def status(invocation: Invocation, *, as_json: bool) -> None:
     """Show how it stands: counts, deadlines, gates, disk, credits."""
+    from daemon.standing import show_status  # noqa: PLC0415 - the other verbs start faster
+
     found = invocation.client().get("/v1/status")
     if as_json:
         print_json([found])
     else:
-        display.show_status(found)
+        # In a pipe a line stays a line.
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        show_status(found, columns, colours=invocation.has_colours())
 
 
 @cli.command()

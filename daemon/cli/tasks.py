@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from daemon import display
+from daemon.cli.completion import complete_ids, complete_states
 from daemon.cli.group import Exit, Invocation, as_json, cli, judge_refusal, print_json, print_tasks
 from daemon.cli.waiting import judge_end, wait_for_end
 from daemon.client import TEXT_CUT, DaemonRefused, is_held
@@ -110,7 +111,14 @@ def _batches(pairs: list[tuple[str, str | None]]) -> Iterator[tuple[str | None, 
 
 
 @cli.command("list")
-@click.option("--state", "states", multiple=True, metavar="S", help="Only this state; repeatable.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="S",
+    shell_complete=complete_states,
+    help="Only this state; repeatable.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @as_json
 @click.pass_obj
@@ -132,7 +140,7 @@ def list_tasks(
 
 
 @cli.command("show")
-@click.argument("given_id", metavar="ID")
+@click.argument("given_id", metavar="ID", shell_complete=complete_ids)
 @as_json
 @click.pass_obj
 def show_one(invocation: Invocation, given_id: str, *, as_json: bool) -> None:
@@ -148,7 +156,7 @@ def show_one(invocation: Invocation, given_id: str, *, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=complete_ids)
 @as_json
 @click.pass_obj
 def forget(invocation: Invocation, ids: tuple[str, ...], *, as_json: bool) -> int:
@@ -167,7 +175,7 @@ def forget(invocation: Invocation, ids: tuple[str, ...], *, as_json: bool) -> in
 
 
 @cli.command()
-@click.argument("ids", nargs=-1, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="ID...", shell_complete=complete_ids)
 @click.option("--failed", is_flag=True, help="All that failed, but no refused submit.")
 @click.option("--force", is_flag=True, help="Also what the retention policy removed.")
 @as_json

@@ -3,6 +3,7 @@
 Rule: the daemon does the work and needs nobody who waits; who stops waiting stops nothing.
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -15,10 +16,10 @@ from daemon.cli.group import Exit
 from daemon.client import Client, NoDaemon
 from daemon.rules.failure import Reason
 
+_ENDS: Final = frozenset({"done", "failed", "lost", "pruned"})
 LOOK_SECONDS: Final = 0.25
 RESTART_SECONDS: Final = 60.0
 """How long a daemon may be gone, for a restart, before waiting ends."""
-_ENDS: Final = frozenset({"done", "failed", "lost", "pruned"})
 
 
 def wait_for_end(client: Client, task: Mapping[str, Any]) -> Any:
@@ -27,7 +28,9 @@ def wait_for_end(client: Client, task: Mapping[str, Any]) -> Any:
     Raises:
         NoDaemon: it was gone for longer than a restart takes.
     """
-    line = _Line()
+    from daemon.bars import Pace, draw_line  # noqa: PLC0415 - the other verbs start faster
+
+    line, pace = _Line(), Pace()
     task_id, gone_since = task["task_id"], None
     while True:
         try:
@@ -40,11 +43,16 @@ def wait_for_end(client: Client, task: Mapping[str, Any]) -> Any:
             line.show(f"{display.text(task_id)}  waiting for the daemon to come back")
         else:
             gone_since = None
-            line.show(display.draw_progress(newest))
-            if newest["state"] in _ENDS or newest["forgotten_at"] or display.needs_person(newest):
+            line.show(draw_line(newest, line.columns(), pace.feed(newest["received_bytes"])))
+            if has_ended(newest):
                 line.end()
                 return newest
         time.sleep(LOOK_SECONDS)
+
+
+def has_ended(task: Mapping[str, Any]) -> bool:
+    """Tell whether nothing more comes of waiting for this task."""
+    return bool(task["state"] in _ENDS or task["forgotten_at"] or display.needs_person(task))
 
 
 def judge_end(task: Mapping[str, Any]) -> Exit:
@@ -63,12 +71,16 @@ class _Line:
         self._live = sys.stderr.isatty()
         self._shown = ""
 
+    def columns(self) -> int | None:
+        """Return how wide a line may be: one that wraps cannot be drawn again."""
+        return max(20, shutil.get_terminal_size().columns - 1) if self._live else None
+
     def show(self, line: str) -> None:
         if line == self._shown:
             return
         if self._live:
             click.echo(f"\r\x1b[2K{line}", err=True, nl=False)
-        elif line.split("[", maxsplit=1)[0] != self._shown.split("[")[0]:
+        elif line.split()[:2] != self._shown.split()[:2]:
             click.echo(line, err=True)
         self._shown = line
 

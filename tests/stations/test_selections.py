@@ -158,6 +158,7 @@ CALLS: Mapping[str, Callable[[Store], Awaitable[object]]] = {
     "histories": lambda store: store.histories(["open0", "finished3", "nobody"]),
     "outlook": lambda store: store.outlook(),
     "counts": lambda store: store.counts(),
+    "standing": lambda store: store.standing(),
     "obtainable": lambda store: store.obtainable(NOW, LIMIT, None),
     "writable": lambda store: store.writable(),
     "ask_about_all": lambda store: store.ask_about_all(NOW),
@@ -201,6 +202,7 @@ NOT_ASKED = {
     "restoration.complete": "a checkpoint",
 }
 WHOLE = {
+    "standing": "what was lost and what failed is looked at, on the reader, only after a commit",
     "counts": "an index is counted, on the reader and only after a commit",
     "stock.total_bytes": "likewise",
     "obtainable": "once, after a backup was put in the ledger's place",
