@@ -20,9 +20,10 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from daemon.asking import Refusal, answer, problem
 from daemon.config.endpoints import is_loopback
 from daemon.connections import hide_software, read_encoding
-from daemon.office import Office, Refusal, answer, problem
+from daemon.office import Office
 from daemon.openapi import describe
 from daemon.routes import ROUTES
 from daemon.rules.notice import check_token

@@ -5,64 +5,57 @@ meet. Nothing runs yet when it is done: `loops` are coroutines for the service t
 """
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any
 
-import structlog
-
-from daemon.announcer import Announcer
 from daemon.ballast import Ballast
-from daemon.bell import Bell, Spaced
+from daemon.bell import Spaced
 from daemon.broadcast import Broadcast
 from daemon.callback import Intake, Receiver
 from daemon.clock import Clock, watch_clock
 from daemon.config.sections import Config
 from daemon.courier import Courier, message_session
-from daemon.disk import Disk, may_pass
+from daemon.diagnosis import Examiner
+from daemon.disk import Disk
 from daemon.download import Downloader
-from daemon.gates import Gates, Shut
+from daemon.fittings import (
+    SPACE_SECONDS,
+    Bells,
+    make_mender,
+    make_observer,
+    make_workers,
+    now,
+    open_files,
+    open_targets,
+    prepare_disk,
+    recover,
+    tell_gate,
+)
+from daemon.gates import Gates
 from daemon.gateway import Gateway
 from daemon.heartbeat import Heartbeat
-from daemon.hooks import hook_session
 from daemon.hosts import Hosts
-from daemon.logs import Rows, mask
-from daemon.metrics import Metrics, Step
+from daemon.metrics import Metrics
 from daemon.office import Office
-from daemon.outbound import Session, api_session, file_session
+from daemon.outbound import api_session
 from daemon.patience import Patience
 from daemon.poller import Poller, watch_credits
 from daemon.progress import Progress
 from daemon.provider import Provider
 from daemon.pulse import Pulse, listen
-from daemon.queue import DownloadQueue, keep_workers, work
 from daemon.readings import Readings
 from daemon.restore import take_over
 from daemon.right_of_way import RightOfWay
 from daemon.rules.address import AddressPolicy
-from daemon.rules.failure import Hindered
 from daemon.rules.lifecycle import State
 from daemon.rules.outgoing import application_policy
-from daemon.rules.task import Move, Task
 from daemon.settings import Settings
 from daemon.soundness import check_soundness
 from daemon.store import Store, open_store
 from daemon.submitter import Submitter
-from daemon.targets import Targets
-from daemon.views import show_time
-
-SPACE_SECONDS: Final = 0.05
-"""In a flood of callbacks nobody is woken more often."""
-DISK_THREADS: Final = 32
-"""More than the workers of any disk that is worth having; only those in use are started."""
-
-_log = structlog.get_logger()
-
-
-def now() -> int:
-    """Return milliseconds since 1970, UTC: the one clock that deadlines are kept by."""
-    return time.time_ns() // 1_000_000
+from daemon.turnstile import Turnstile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,32 +72,11 @@ class Parts:
     gateway: Gateway
     broadcast: Broadcast
     readings: Readings
+    examiner: Examiner
     loops: dict[str, Coroutine[Any, Any, None]]
     """What runs beside the listeners, by name."""
     reload: Callable[[Config], Awaitable[tuple[list[str], list[str]]]]
     """Takes a new configuration; returns what changed and what needs a restart."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Bells:
-    """Who is woken for what."""
-
-    downloads: Bell = field(default_factory=Bell)
-    questions: Bell = field(default_factory=Bell)
-    credits: Bell = field(default_factory=Bell)
-    crew: Bell = field(default_factory=Bell)
-    messages: Bell = field(default_factory=Bell)
-    heartbeat: Bell = field(default_factory=Bell)
-
-    def working(self) -> tuple[Bell, ...]:
-        """Return the bells of those who work on tasks."""
-        return self.questions, self.downloads, self.credits, self.crew
-
-    def ring(self) -> None:
-        """A task changed: a question or a download may be due."""
-        self.questions.ring()
-        self.downloads.ring()
-        self.messages.ring()
 
 
 async def build(config: Config, stack: AsyncExitStack) -> Parts:
@@ -114,18 +86,18 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         StoreRefused: the ledger cannot be used.
         Hindered: the download folder cannot be made.
     """
-    bells, broadcast, metrics, progress = _Bells(), Broadcast(), Metrics(), Progress()
-    ballast, observe = Ballast(config.state_dir), _observer(metrics, bells.messages)
+    bells, broadcast, metrics, progress = Bells(), Broadcast(), Metrics(), Progress()
+    ballast, observe = Ballast(config.state_dir), make_observer(metrics, bells.messages)
     store = await stack.enter_async_context(open_store(config.state_dir, observe, ballast))
     store.commits.observe = metrics.commit_seconds.observe
     settings = Settings(config)
-    hooks, targets, announcer = await _open_targets(settings, store, bells, stack)
-    gates = Gates(now, lambda event, shut: _tell_gate(event, shut, announcer))
+    hooks, targets, announcer = await open_targets(settings, store, bells, stack)
+    gates = Gates(now, lambda event, shut: tell_gate(event, shut, announcer))
     hosts = Hosts(gates, now, lambda: settings.terms.retry_limit_ms)
     clock = Clock(now)
     pulse = Pulse()
     listen(pulse)
-    disk = await _prepare_disk(config, gates, stack)
+    disk = await prepare_disk(config, gates, stack)
     await take_over(store, disk, now(), settings.terms)
     provider = Provider(
         await stack.enter_async_context(
@@ -138,7 +110,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         hear_date=clock.compare,
         hear_outcome=metrics.count_call,
     )
-    files = await stack.enter_async_context(_open_files(settings))
+    files = await stack.enter_async_context(open_files(settings))
     way = RightOfWay()
     downloader = Downloader(
         store,
@@ -198,6 +170,22 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         now=now,
         ring=bells.ring,
     )
+    examiner = await stack.enter_async_context(
+        aclosing(
+            Examiner(
+                store=store,
+                gates=gates,
+                disk=disk,
+                provider=provider,
+                submitter=submitter,
+                clock=clock,
+                turnstile=Turnstile(now),
+                config=lambda: settings.config,
+                now=now,
+                started_at=now(),
+            )
+        )
+    )
     office = Office(
         store=store,
         gates=gates,
@@ -211,6 +199,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         ring=bells.ring,
         answered_at=lambda: provider.answered_at,
         credits_low=lambda: settings.config.provider.credits_low,
+        examiner=examiner,
     )
     steps = {
         State.WANTED: metrics.counted(downloader.fetch, time.monotonic),
@@ -227,6 +216,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         now=now,
         ring=Spaced(bells.ring, SPACE_SECONDS).ring,
         way=way,
+        turnstile=examiner.turnstile,
     )
     poller = Poller(
         store,
@@ -263,12 +253,9 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         ring_downloads=bells.downloads.ring,
     )
 
-    mend_times = _mender(settings, store, gates, submitter, bells)
+    mend_times = make_mender(settings, store, gates, submitter, bells)
     await mend_times()
-    if settings.terms.has_key:
-        await store.ask_about_all(now())
-    await store.intents.recover(now())
-    await store.intents.withdraw_unsent(now())
+    await recover(store, has_key=settings.terms.has_key)
     readings = Readings(
         metrics=metrics,
         office=office,
@@ -289,6 +276,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         gateway=gateway,
         broadcast=broadcast,
         readings=readings,
+        examiner=examiner,
         loops={
             "ballast": ballast.keep(),
             "courier": courier.run(),
@@ -303,6 +291,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             "clock": watch_clock(clock, mend_times),
             "patience": patience.run(),
             "store": store.fail_for_good(),
+            "turnstile": examiner.turnstile.run(store),
             "soundness": check_soundness(config.state_dir),
             "poller": poller.run(),
             "progress": progress.report(broadcast),
@@ -317,135 +306,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
             ),
             "submitter": submitter.run(first=True),
             "resubmitter": submitter.run(first=False),
-            **_downloading(settings, store, steps, gates, hosts, bells),
+            **make_workers(settings, store, steps, gates, hosts, bells),
         },
         reload=reload,
     )
-
-
-def _observer(metrics: Metrics, messages: Bell) -> Callable[[Sequence[Move]], None]:
-    ring = Spaced(messages.ring, SPACE_SECONDS).ring
-
-    def observe(moves: Sequence[Move]) -> None:
-        _log.info("task.moved", rows=Rows(map(_tell_move, moves)))
-        metrics.count_moves(moves)
-        ring()
-
-    return observe
-
-
-def _mender(
-    settings: Settings, store: Store, gates: Gates, submitter: Submitter, bells: _Bells
-) -> Callable[[], Awaitable[None]]:
-    async def mend_times() -> None:
-        """What was put off by a wrong clock may lie years ahead of the right one."""
-        await store.due_times.pull_in(now(), settings.longest_pause_ms)
-        gates.probe_now()
-        bells.ring()
-        submitter.ring()
-
-    return mend_times
-
-
-async def _open_targets(
-    settings: Settings, store: Store, bells: _Bells, stack: AsyncExitStack
-) -> tuple[Session, Targets, Announcer]:
-    """Open who is told what; from here on the ledger keeps events for them."""
-    hooks = await stack.enter_async_context(hook_session())
-    targets = Targets(hooks, lambda: settings.config.notify, now)
-    announcer = Announcer(store, targets, now, bells.messages.ring)
-    await announcer.subscribe()
-    return hooks, targets, announcer
-
-
-async def _prepare_disk(config: Config, gates: Gates, stack: AsyncExitStack) -> Disk:
-    disk = Disk(
-        config.download.directory,
-        workers=DISK_THREADS,
-        file_mode=config.download.file_mode,
-        directory_mode=config.download.directory_mode,
-    )
-    stack.callback(disk.close)
-    try:
-        await disk.prepare()
-    except Hindered as failure:
-        # Callbacks are taken on a machine whose video disk is in trouble.
-        if not may_pass(failure):
-            raise
-        gates.close("disk", failure.message)
-    return disk
-
-
-def _downloading(
-    settings: Settings,
-    store: Store,
-    steps: Mapping[State, Step],
-    gates: Gates,
-    hosts: Hosts,
-    bells: _Bells,
-) -> dict[str, Coroutine[Any, Any, None]]:
-    queue = DownloadQueue()
-
-    def size() -> int:
-        return settings.config.download.concurrency
-
-    def make(number: int) -> Coroutine[Any, Any, None]:
-        return work(
-            queue,
-            store,
-            steps,
-            gates,
-            hosts,
-            lambda: settings.terms,
-            now=now,
-            bell=bells.downloads,
-            ring_questions=bells.questions.ring,
-            # The second worker, where there is one: old trouble must not starve a fresh task.
-            freshest=number == 1,
-            is_surplus=lambda: number >= size(),
-        )
-
-    return {
-        "feed": queue.feed(store, now, bells.downloads),
-        "workers": keep_workers(size, make, bells.crew),
-    }
-
-
-def _open_files(settings: Settings) -> Session:
-    section = settings.config.download
-    return file_session(
-        lambda: settings.policy,
-        section.connect_timeout.total_seconds(),
-        section.stall_timeout.total_seconds(),
-        # Bounded by the workers, whose number a reload may change.
-        0,
-    )
-
-
-def _tell_move(move: Move) -> dict[str, object]:
-    task = move.task
-    told: dict[str, object] = {
-        "task_id": task.task_id,
-        "from": move.before,
-        "to": task.state,
-        "cause": task.cause,
-        "reason": task.reason,
-    }
-    if isinstance(task, Task) and task.state == State.STORED:
-        told |= {
-            "path": task.path,
-            "bytes": task.size_bytes,
-            "stored_at": show_time(task.stored_at),
-            "duration_seconds": task.duration_seconds,
-        }
-    return told
-
-
-def _tell_gate(event: str, shut: Shut, announcer: Announcer) -> None:
-    told = {"name": shut.name, "since": show_time(shut.since), "reason": mask(shut.reason)}
-    announcer.say(event, told)
-    if event == "gate.closed":
-        _log.warning(event, gate=shut.name, reason=shut.reason)
-    else:
-        seconds = (now() - shut.since) / 1000
-        _log.info(event, gate=shut.name, seconds=round(seconds, 1))

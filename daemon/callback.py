@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 import structlog
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from daemon.config.sections import Callback
 from daemon.connections import (
@@ -22,6 +22,7 @@ from daemon.connections import (
     SERVER,
     Prepared,
     PreparedResponse,
+    invite,
     read_encoding,
 )
 from daemon.listeners import Handler
@@ -30,10 +31,14 @@ from daemon.right_of_way import RightOfWay
 from daemon.rules.forwarded import find_client
 from daemon.rules.notice import Unreadable, check_signature, check_token, decode, read_callback
 from daemon.rules.redaction import escape_control
+from daemon.rules.rehearsal import HEADER, WRONG_TOKEN, read_nonce
+from daemon.rules.schedule import HOUR
 from daemon.rules.task import Held, Received, Tidings, Unread
 from daemon.rules.verdict import judge_callback
 from daemon.store import Store, StoreFailed, survive
 from daemon.strikes import STRIKES_SECONDS, Strikes
+from daemon.tally import Tallied
+from daemon.turnstile import REFUSALS, Answered, Turnstile
 
 BODY_SECONDS: Final = 5.0
 COMMIT_SECONDS: Final = 10.0
@@ -139,6 +144,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._news: _Lane[Heard, Received] = _Lane(self._receive)
         self._unread: _Lane[Unread, Held] = _Lane(store.quarantine.keep)
+        self._tests: _Lane[Tallied, Tallied] = _Lane(self._count_tests)
         self._arrived = asyncio.Event()
         self._free_since = 0.0
 
@@ -159,6 +165,19 @@ class Intake:
             TimeoutError: nothing was committed so far.
         """
         return await self._put(self._unread, unread)
+
+    async def rehearse(self, test: Tallied) -> None:
+        """Commit a row of the tally, on the way and in the time of a real callback.
+
+        Raises:
+            StoreFailed: nothing was committed.
+            TimeoutError: nothing was committed so far.
+        """
+        await self._put(self._tests, test)
+
+    async def _count_tests(self, tests: Sequence[Tallied]) -> list[Tallied]:
+        await self._store.tally.add(tests)
+        return [*tests]
 
     async def _put(self, lane: _Lane[T, R], item: T) -> R:
         committed = lane.put(item)
@@ -187,10 +206,11 @@ class Intake:
         """Commit for ever, all that waits at a time."""
         while True:
             await self._arrived.wait()
-            while self._news.waiting or self._unread.waiting:
+            while self._news.waiting or self._unread.waiting or self._tests.waiting:
                 await self._gather()
                 await self._news.commit_batch()
                 await self._unread.commit_batch()
+                await self._tests.commit_batch()
                 self._free_since = self._loop.time()
             self._arrived.clear()
 
@@ -224,6 +244,8 @@ class Receiver:
     way: RightOfWay = field(default_factory=RightOfWay)
     """Who stands back for a callback."""
     strikes: Strikes = field(default_factory=lambda: Strikes(time.monotonic))
+    turnstile: Turnstile = field(default_factory=lambda: Turnstile(lambda: time.time_ns() // 10**6))
+    """Where every answer is counted."""
 
 
 def callback_app(receiver: Receiver) -> Handler:
@@ -233,8 +255,6 @@ def callback_app(receiver: Receiver) -> Handler:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         # As it was sent: a slash that is written %2F is none to the proxies that hide this path.
         path = request.rel_url.raw_path
-        if not path.startswith(prefix):
-            return _refuse(404)
         # A scope id of an address may hold anything.
         client = escape_control(
             find_client(
@@ -243,36 +263,68 @@ def callback_app(receiver: Receiver) -> Handler:
                 receiver.section().trusted_proxies,
             )
         )
-        if not check_token(unquote(path.removeprefix(prefix)), receiver.tokens()):
+        if not path.startswith(prefix):
+            return _turn_away(Answered.WRONG_PATH, request, receiver, client)
+        token = unquote(path.removeprefix(prefix))
+        if not check_token(token, receiver.tokens()):
+            if token.startswith(WRONG_TOKEN):
+                # `doctor` looks who refuses it; whoever else does learns nothing by it.
+                receiver.turnstile.count(Answered.TEST, client)
+                return _refuse(404)
             if receiver.strikes.count(client):
+                receiver.turnstile.count(Answered.LIMITED, client)
                 return _refuse(429, {"Retry-After": str(int(STRIKES_SECONDS))})
             _log.info("callback.rejected", remote=client, status=404, why="wrong token")
-            return _refuse(404)
+            return _turn_away(Answered.WRONG_TOKEN, request, receiver, client)
         if request.method != "POST":
             _log.info(
                 "callback.rejected", remote=client, status=404, why=f"method {request.method[:10]}"
             )
-            return _refuse(404)
+            return _turn_away(Answered.WRONG_METHOD, request, receiver, client)
         expected = request.headers.get("Expect", _CONTINUE).lower()
+        if expected != _CONTINUE:
+            receiver.turnstile.count(Answered.MALFORMED, client)
+            return _refuse(417)
         with receiver.way.taken():
-            status = await _receive(request, receiver, client) if expected == _CONTINUE else 417
-        if status != 200:  # noqa: PLR2004 - HTTP OK
-            return _refuse(status)
-        return PreparedResponse(_RECEIVED)
+            answered = await _receive(request, receiver, client)
+        if answered is Answered.ACCEPTED:
+            receiver.turnstile.count(answered, client)
+            return PreparedResponse(_RECEIVED)
+        # Its row is committed already, in place of a count.
+        if answered is not Answered.TEST:
+            receiver.turnstile.count(answered, client)
+        _note(answered, request, receiver, client)
+        status = REFUSALS.get(answered)
+        return _refuse(status) if status else PreparedResponse(_RECEIVED)
 
     return answer
 
 
-async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) -> int:
-    """Take a callback whose token is right; return the HTTP status."""
+def _turn_away(
+    cause: Answered, request: web.BaseRequest, receiver: Receiver, client: str
+) -> web.Response:
+    receiver.turnstile.count(cause, client)
+    _note(cause, request, receiver, client)
+    return _refuse(404)
+
+
+def _note(cause: Answered, request: web.BaseRequest, receiver: Receiver, client: str) -> None:
+    """Let `test-callback` learn what became of its request, also where it lost its way."""
+    nonce = read_nonce(request.headers.get(HEADER))
+    if nonce is not None:
+        receiver.turnstile.note(nonce, cause, client, escape_control(request.rel_url.raw_path))
+
+
+async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) -> Answered:
+    """Take a callback whose token is right; return what became of it."""
     encoding = read_encoding(request)
     if encoding != "identity":
         _log.warning(
             "callback.rejected", remote=client, status=415, why=f"Content-Encoding {encoding[:20]}"
         )
-        return 415
+        return Answered.ENCODED
     try:
-        await _invite(request)
+        await invite(request)
         if request.content.is_eof() and request.content.total_bytes <= BODY_LIMIT_BYTES:
             # It came together with its headers, as nearly all do: nothing is left to wait for.
             body = request.content.read_nowait()
@@ -283,7 +335,7 @@ async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) ->
         _log.warning(
             "callback.rejected", remote=client, status=413, why=f"over {BODY_LIMIT_BYTES} bytes"
         )
-        return 413
+        return Answered.TOO_LARGE
     except TimeoutError:
         _log.warning(
             "callback.rejected",
@@ -291,29 +343,18 @@ async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) ->
             status=408,
             why=f"body slower than {BODY_SECONDS:g} s",
         )
-        return 408
+        return Answered.TOO_SLOW
     except ConnectionError:
         # Nobody is there to read the answer; without this aiohttp would call it our error.
         _log.warning(
             "callback.rejected", remote=client, status=400, why="the sender hung up in mid-body"
         )
-        return 400
+        return Answered.CUT_OFF
     try:
         return await _commit(request, receiver, body, client)
     except (StoreFailed, TimeoutError) as failure:
         _log.error("callback.rejected", remote=client, status=503, why=str(failure))
-        return 503
-
-
-async def _invite(request: web.BaseRequest) -> None:
-    """Ask for the body where the sender waits to be asked: RFC 9110, 10.1.1.
-
-    HTTP/1.0 knows no such answer, and would take it for the last one.
-    """
-    if "Expect" in request.headers and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # It is no half of an answer: what goes wrong from here on can still be told.
-        request.writer.output_size = 0
+        return Answered.NOT_STORED
 
 
 def parse(body: bytes) -> object:
@@ -328,8 +369,10 @@ def parse(body: bytes) -> object:
         return decode(body)
 
 
-async def _commit(request: web.BaseRequest, receiver: Receiver, body: bytes, client: str) -> int:
-    now = receiver.now()
+async def _commit(
+    request: web.BaseRequest, receiver: Receiver, body: bytes, client: str
+) -> Answered:
+    now, nonce = receiver.now(), None
     try:
         notice, unreadable = read_callback(body, parse), None
         if (masked := mask(notice.message)) != notice.message:
@@ -337,9 +380,15 @@ async def _commit(request: web.BaseRequest, receiver: Receiver, body: bytes, cli
         signed_id: str | None = notice.task_id
     except Unreadable as failure:
         notice, unreadable, signed_id = None, failure.why, failure.signed_id
+        nonce = failure.nonce
     if not _is_genuine(request, receiver, signed_id, now):
         _log.warning("callback.rejected", remote=client, status=401, why="signature")
-        return 401
+        return Answered.BAD_SIGNATURE
+    if nonce is not None:
+        await receiver.intake.rehearse(Tallied(now // HOUR, Answered.TEST, 1, now, client))
+        receiver.turnstile.note(nonce, Answered.TEST, client, request.rel_url.raw_path)
+        _log.info("callback.tested", remote=client)
+        return Answered.TEST
     if notice is None:
         held = await receiver.intake.hold(
             Unread(
@@ -354,7 +403,7 @@ async def _commit(request: web.BaseRequest, receiver: Receiver, body: bytes, cli
         _log.warning(
             "callback.quarantined", id=held.id, why=held.why, copies=held.copies, remote=client
         )
-        return 200
+        return Answered.QUARANTINED
     tidings = judge_callback(
         notice,
         now,
@@ -365,7 +414,7 @@ async def _commit(request: web.BaseRequest, receiver: Receiver, body: bytes, cli
     heard = Heard(tidings, notice.code, notice.evidence.name.lower(), client)
     await receiver.intake.commit(heard)
     receiver.ring()
-    return 200
+    return Answered.ACCEPTED
 
 
 def _is_genuine(

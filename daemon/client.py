@@ -122,6 +122,10 @@ class Client:
         kind = "quarantine" if is_held(given_id) else "tasks"
         return self.post(f"{_place(kind, given_id)}/forget")[1]
 
+    def diagnose_task(self, task_id: str) -> Any:
+        """Return one task, and what the provider says about it now."""
+        return self.get(f"{_place('tasks', task_id)}/diagnosis")
+
     def held(self, held_id: str) -> Any:
         """Return one callback that could not be read."""
         return self.get(_place("quarantine", held_id))

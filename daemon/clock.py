@@ -38,6 +38,8 @@ class Clock:
         self._ahead = now() - boot()
         self._jumped_at: int | None = None
         self._is_wrong = False
+        self.off_ms: int | None = None
+        """By how much we were ahead of the provider at its last answer."""
 
     def is_sane(self) -> bool:
         """Return whether something may end by this clock."""
@@ -67,7 +69,7 @@ class Clock:
             theirs = int(parsedate_to_datetime(date).timestamp() * 1000)
         except (ValueError, OverflowError):
             return
-        off = self._now() - theirs
+        off = self.off_ms = self._now() - theirs
         was_wrong, self._is_wrong = self._is_wrong, abs(off) > WRONG_MS
         if self._is_wrong and not was_wrong:
             _log.error(

@@ -12,7 +12,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from typing import Any, Final, cast
 
@@ -53,6 +53,8 @@ class Connections:
         self._most = most
         self._limits = limits
         self.garbled = Strikes(time.monotonic)
+        self.tell: Callable[[str, str], None] = lambda _cause, _client: None
+        """Told of everybody who gets no answer of a handler: why, and who."""
         self._open: set[_Connection] = set()
         self._silent: dict[str, dict[_Connection, float]] = {}
         """Of each client, the longest silent first."""
@@ -75,6 +77,7 @@ class Connections:
             self._make_room(connection.client)
         if len(self._open) >= self._most:
             transport.abort()
+            self.tell("crowded", connection.client)
             self._say_turned_away()
             return False
         self._open.add(connection)
@@ -203,6 +206,7 @@ class _Connection(web.RequestHandler):
         client = request.remote or ""
         if isinstance(exc, HttpProcessingError):
             # Scanners send such things all day, and the line of the request may hold a token.
+            self.connections.tell("malformed", client)
             if not self.connections.garbled.count(client):
                 _log.info("http.malformed", remote=client, why=type(exc).__name__)
         else:
@@ -312,6 +316,17 @@ class _Handshake(asyncio.Protocol):
         self._connection.connection_made(secured)
         if self._early:
             self._connection.data_received(bytes(self._early))
+
+
+async def invite(request: web.BaseRequest) -> None:
+    """Ask for the body where the sender waits to be asked: RFC 9110, 10.1.1.
+
+    HTTP/1.0 knows no such answer, and would take it for the last one.
+    """
+    if "Expect" in request.headers and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # It is no half of an answer: what goes wrong from here on can still be told.
+        request.writer.output_size = 0
 
 
 def read_encoding(request: web.BaseRequest) -> str:

@@ -82,7 +82,7 @@ def show_task(task: Row) -> None:
     for name, value in task.items():
         if name != "history" and value not in {None, False}:
             click.echo(f"{name + ':':<20}{_detail(name, value)}")
-    click.echo(f"{'meaning:':<20}{_meaning(task)}")
+    click.echo(f"{'meaning:':<20}{explain_task(task)}")
     click.echo("history:")
     for step in task["history"]:
         before = step["from"] or "(new)"
@@ -125,7 +125,8 @@ def explain_open(task: Row) -> str:
     )
 
 
-def _meaning(task: Row) -> str:
+def explain_task(task: Row) -> str:
+    """Say what the state of a task means for its video."""
     if task["forgotten_at"] is not None:
         return "somebody has seen it, and nobody is asked any more; `retry` changes that"
     if is_open_submit(task):
@@ -229,7 +230,7 @@ def show_unsafe(unsafe: Sequence[Row]) -> None:
 
 def explain_unsafe(task: Row) -> str:
     """Say why a task is not safe."""
-    why = _meaning(task)
+    why = explain_task(task)
     # Of an open submit, `why` has the message in it.
     if task["message"] and not is_open_submit(task):
         why = f"{why}; last trouble: {task['message']}"

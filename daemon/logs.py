@@ -14,6 +14,7 @@ import logging
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
@@ -36,10 +37,13 @@ GATHER_SECONDS = 0.01
 """How long the thread rests after it wrote, so that a flood is written many lines at a time: each
 time it wakes up it takes the interpreter from the loop."""
 _FIRST = ("timestamp", "level", "event")
+_NOT_REMEMBERED = frozenset({"rows", "exc_info", "stack_info", "exception", "stacks"})
+REMEMBERED_CHARACTERS = 300
 _secrets: tuple[str, ...] = ()
 _level = logging.INFO
 _onlooker: "Callable[[str, str], None] | None" = None
 _secrets_in_json: tuple[str, ...] = ()
+_trouble: "deque[dict[str, object]]" = deque(maxlen=20)
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
@@ -149,6 +153,11 @@ def _filter() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(least))
 
 
+def recent_trouble() -> list[dict[str, object]]:
+    """Return the last 20 warnings and errors since the start, masked, the oldest first."""
+    return list(_trouble)
+
+
 def set_level(level: str) -> None:
     """Say more or less from now on; everything else about the logs stays."""
     global _level  # noqa: PLW0603 - likewise
@@ -171,7 +180,7 @@ def set_up_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
     ]
     console = form == "console" or (form == "auto" and stream.isatty())
-    ending: list[Processor] = (
+    ending: list[Processor] = [_remember] + (
         [
             structlog.processors.format_exc_info,
             _each(
@@ -216,6 +225,20 @@ def _blame_sender(record: logging.LogRecord) -> bool:
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.exc_info = record.exc_text = None
     return True
+
+
+def _remember(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
+    """Keep what went wrong, for who asks what it was; tracebacks stay in the log."""
+    if event.get("level") in {"warning", "error", "critical"}:
+        kept = {key: value for key, value in event.items() if key not in _NOT_REMEMBERED}
+        _trouble.append(
+            {
+                key: value[:REMEMBERED_CHARACTERS] if isinstance(value, str) else value
+                for key, value in _mask(kept).items()
+                if key[:1] != "_"
+            }
+        )
+    return event
 
 
 def _mask(event: "EventDict") -> "EventDict":

@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import msgspec
 from aiohttp import web
 
 from daemon import __version__
+from daemon.asking import Refusal, answer, convert, problem, read_json, read_query
+from daemon.diagnosis import Examiner
 from daemon.disk import Disk
 from daemon.gates import Gates
 from daemon.logs import mask
@@ -44,11 +45,8 @@ from daemon.views import (
     HeldPage,
     HistoryPage,
     PageQuery,
-    Problem,
-    ProblemView,
     Rejected,
     RetryRequest,
-    StateNames,
     StatusView,
     SubmitRequest,
     TaskPage,
@@ -73,19 +71,9 @@ UNKNOWN_ID: Final = (
 EPOCH: Final = date(1970, 1, 1)
 TURN: Final = 20
 """Tasks that are shown at a stretch: about a millisecond."""
-_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
 
 T = TypeVar("T")
-Query = TypeVar("Query", bound=msgspec.Struct)
-
-
-class Refusal(Exception):
-    """A request that cannot be granted; becomes the error's body."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.response = problem(status, code, message)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +94,7 @@ class Office:
     credits_low: Callable[[], float] = lambda: 0
     credits_left: float | None = None
     stopping: bool = False
+    examiner: Examiner | None = None
     started_at: int = 0
 
     def __post_init__(self) -> None:
@@ -212,12 +201,32 @@ class Office:
         task = await self._find(request)
         return answer(view_history(task, await self.store.history(task.task_id)))
 
+    async def task_diagnosis(self, request: web.Request) -> web.Response:
+        """Return one task, and what the provider says about it now."""
+        return answer(await self._examiner().examine_task(await self._find(request)))
+
+    async def diagnosis(self, _: web.Request) -> web.Response:
+        """Return what only the running daemon knows of itself."""
+        return answer(await self._examiner().diagnose())
+
+    async def callback_test(self, request: web.Request) -> web.Response:
+        """Return what became of a test callback."""
+        found = self._examiner().find_test(request.match_info["nonce"])
+        if found is None:
+            raise Refusal(404, "unknown_test", "no such test callback came in the last minute")
+        return answer(found)
+
+    def _examiner(self) -> Examiner:
+        if self.examiner is None:
+            raise Refusal(503, "unavailable", "nobody makes a diagnosis here")
+        return self.examiner
+
     async def add(self, request: web.Request) -> web.Response:
         """Adopt tasks that were submitted elsewhere, or submit one."""
-        body = await _read_json(request)
+        body = await read_json(request)
         if isinstance(body, dict) and "task_ids" not in body and "music_task_id" in body:
-            return await self._submit(_convert(body, SubmitRequest))
-        return await self._track(_convert(body, TrackRequest))
+            return await self._submit(convert(body, SubmitRequest))
+        return await self._track(convert(body, TrackRequest))
 
     async def _track(self, wish: TrackRequest) -> web.Response:
         """The provider is asked about them at once."""
@@ -277,7 +286,7 @@ class Office:
         task = await self._find(request)
         wish = RetryRequest()
         if await request.read():
-            wish = _convert(await _read_json(request), RetryRequest)
+            wish = convert(await read_json(request), RetryRequest)
         now, terms = self.now(), self.terms()
         if task.has_local_id and not terms.has_key:
             raise Refusal(422, Reason.UNAUTHORIZED, "provider.api_key is not set")
@@ -373,40 +382,6 @@ class Office:
         return task
 
 
-def answer(body: object, status: int = 200) -> web.Response:
-    """Return a JSON response."""
-    return web.Response(
-        body=msgspec.json.encode(body), status=status, content_type="application/json"
-    )
-
-
-def problem(status: int, code: str, message: str) -> web.Response:
-    """Return an error in the one shape that all have."""
-    return answer(ProblemView(Problem(code, message)), status)
-
-
-def read_query(request: web.Request, kind: type[Query]) -> Query:
-    """Read the query string as a Struct; a list takes several keys and commas.
-
-    Raises:
-        Refusal: a value makes no sense.
-    """
-    given: dict[str, Any] = {}
-    for field in msgspec.structs.fields(kind):
-        texts = request.query.getall(field.name, [])
-        if texts and field.type == StateNames:
-            given[field.name] = [part for text in texts for part in text.split(",")]
-        elif texts and not _NUMBER.fullmatch(texts[-1]):
-            raise Refusal(422, "invalid", f"{field.name} is a whole number without a sign")
-        elif texts:
-            given[field.name] = int(texts[-1])
-    try:
-        # Not strict: a tuple is given as a list.
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise Refusal(422, "invalid", f"the query: {error}") from None
-
-
 def _view_trial(trial: Trial) -> TrialView:
     return TrialView(
         target=trial.target.name,
@@ -435,17 +410,3 @@ def _not_held(held_id: str) -> Refusal:
 def _check_label(label: str | None) -> None:
     if label is not None and not (0 < len(label) <= LABEL_LIMIT and label.isprintable()):
         raise Refusal(422, "bad_label", f"a label has 1 to {LABEL_LIMIT} printable characters")
-
-
-async def _read_json(request: web.Request) -> object:
-    try:
-        return msgspec.json.decode(await request.read())
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(422, "invalid", f"the body cannot be read: {error}") from None
-
-
-def _convert(body: object, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        raise Refusal(422, "invalid", f"the body cannot be read: {error}") from None

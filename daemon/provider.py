@@ -112,15 +112,18 @@ class Provider:
 
     async def balance(self) -> float | None:
         """Ask for the credits that are left; None when there was no answer. Needs a permission."""
+        found = await self.ask_balance()
+        return None if isinstance(found, Answer) else found
+
+    async def ask_balance(self) -> float | Answer:
+        """Ask for the credits that are left; an `Answer` says why nobody knows."""
         try:
             reply = await self._call("GET", self._dialect.credit_path)
         except StepFailed as failure:
-            self._learn(Answer(Outcome.TROUBLE, failure.message))
-            return None
+            return self._learn(Answer(Outcome.TROUBLE, failure.message))
         credits_left = read_credits(self._kind, reply.status, reply.body)
         if isinstance(credits_left, Answer):
-            self._learn(credits_left, reply.wish)
-            return None
+            return self._learn(credits_left, reply.wish)
         self._learn(Answer(Outcome.ANSWERED))
         if credits_left > 0:
             self._gates.open("credits")

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from daemon.diagnosis_views import CallbackTestView, DiagnosisView, TaskDiagnosisView
 from daemon.office import Office
 from daemon.views import (
     BalancePage,
@@ -81,6 +82,29 @@ ROUTES: Final = (
         handler=Office.task,
         summary="One task and all that happened to it",
         gives={200: TaskWithHistory},
+        errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/tasks/{task_id}/diagnosis",
+        handler=Office.task_diagnosis,
+        summary="One task, and what the provider says about it now",
+        gives={200: TaskDiagnosisView},
+        errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/diagnosis",
+        handler=Office.diagnosis,
+        summary="What only the running daemon knows of itself; it takes some seconds",
+        gives={200: DiagnosisView},
+    ),
+    Route(
+        method="GET",
+        path="/v1/callback-tests/{nonce}",
+        handler=Office.callback_test,
+        summary="What became of a test callback in the last minute",
+        gives={200: CallbackTestView},
         errors=(404,),
     ),
     Route(

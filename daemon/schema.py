@@ -407,6 +407,10 @@ _SIXTH = (
     """
     CREATE INDEX task_stored ON task (stored_at, state, size_bytes) WHERE stored_at IS NOT NULL
     """,
+    """
+    CREATE INDEX task_unseen ON task (id)
+    WHERE forgotten_at IS NULL AND (state = 'lost' OR state = 'failed' AND reason = 'unknown_task')
+    """,
     *SUBSCRIPTIONS,
 )
 

@@ -131,10 +131,9 @@ COUNTS: Final = "SELECT state, count(*) FROM task INDEXED BY task_by_state GROUP
 # The rule of the verb `check`, whose callbacks in quarantine `OUTLOOK` counts.
 STANDING: Final = f"""
 SELECT (SELECT count(*) FROM task INDEXED BY task_open WHERE {OPEN} AND forgotten_at IS NULL)
-       + (SELECT count(*) FROM task INDEXED BY task_by_state
-          WHERE state = 'lost' AND forgotten_at IS NULL)
-       + (SELECT count(*) FROM task INDEXED BY task_by_state
-          WHERE state = 'failed' AND reason = 'unknown_task' AND forgotten_at IS NULL),
+       + (SELECT count(*) FROM task INDEXED BY task_unseen
+          WHERE forgotten_at IS NULL
+                AND (state = 'lost' OR state = 'failed' AND reason = 'unknown_task')),
        (SELECT task_id FROM task WHERE id = (
             SELECT id FROM (SELECT id, min(created_at) FROM ({_OLDEST})))),
        (SELECT task_id FROM task INDEXED BY task_open

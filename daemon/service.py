@@ -126,6 +126,7 @@ async def _run(
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         addresses = await _open_doors(parts, passed, runners, room)
+        parts.examiner.opened(addresses, passed=bool(passed))
         watchdog = Watchdog(notifier, parts.store, parts.disk, parts.pulse)
         reporting = asyncio.create_task(watchdog.run(), name="watchdog")
         working.append(reporting)
@@ -232,6 +233,7 @@ async def _open_doors(
         tls = _load_tls(config)
         most = MOST_CONNECTIONS_TLS if tls else MOST_CONNECTIONS
         public = public_runner(callback_app(parts.receiver), min(most, room))
+        public.door.connections.tell = parts.examiner.turnstile.count
         runners.append(public)
         places = [await listen_on(public, sock, tls) for sock in passed]
         if config.callback.listen is not None and not passed:

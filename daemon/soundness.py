@@ -10,6 +10,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ GROWTH_LIMIT_BYTES: Final = 32 << 20
 LOOK_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 60.0
 LONGEST_PAUSE_SECONDS: Final = 3600.0
+LOOK_STEPS: Final = 10_000
+"""Steps of the database's machine between two looks at the time."""
 _LEAST: Final = 19
 """The lowest priority; see nice(2)."""
 
@@ -79,6 +82,25 @@ async def _check_once(connection: sqlite3.Connection, path: Path, thread: Execut
         await asyncio.wait({checking})
         checking.exception()
         raise
+
+
+def look_quickly(path: Path, seconds: float) -> str | None:
+    """Look through a ledger that is in use; return what is wrong first, None when nothing is.
+
+    Raises:
+        TimeoutError: it is too large for so short a look.
+        sqlite3.Error: it cannot be opened, or the disk failed.
+    """
+    until = time.monotonic() + seconds
+    with closing(read_only(path)) as connection:
+        connection.set_progress_handler(lambda: time.monotonic() > until, LOOK_STEPS)
+        try:
+            ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                raise TimeoutError from None
+            raise
+    return None if found == "ok" else str(found)
 
 
 def _log_bytes(path: Path) -> int:

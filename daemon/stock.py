@@ -4,6 +4,9 @@ Rule: both are read out of one index, and not again while nobody has committed a
 those of UTC.
 """
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from daemon.rules.schedule import HOUR
 from daemon.statements import Fetch
 
@@ -13,9 +16,9 @@ DAY_MS = 24 * HOUR
 class Stock:
     """The stored videos of the ledger; the store makes it and hands it its reading connection."""
 
-    def __init__(self, look: Fetch) -> None:
+    def __init__(self, look: Fetch, look_once: Callable[[str], Awaitable[list[Any]]]) -> None:
         self._look = look
-        self._total: tuple[int, int] | None = None
+        self._look_once = look_once
 
     async def by_day(self, since_day: int) -> dict[int, tuple[int, int]]:
         """Return how many videos and bytes came on each day, by its number since 1970."""
@@ -30,14 +33,10 @@ class Stock:
 
     async def total_bytes(self) -> int:
         """Return how many bytes all videos have that are in place."""
-        ((version,),) = await self._look("PRAGMA data_version", ())
-        if self._total is None or self._total[0] != version:
-            rows = await self._look(
-                """
-                SELECT total(size_bytes) FROM task INDEXED BY task_stored
-                WHERE stored_at IS NOT NULL AND state IN ('stored', 'done')
-                """,
-                (),
-            )
-            self._total = version, int(rows[0][0])
-        return self._total[1]
+        rows = await self._look_once(
+            """
+            SELECT total(size_bytes) FROM task INDEXED BY task_stored
+            WHERE stored_at IS NOT NULL AND state IN ('stored', 'done')
+            """
+        )
+        return int(rows[0][0])

@@ -39,6 +39,7 @@ from daemon.schema import MIGRATIONS
 from daemon.sightings import Sightings
 from daemon.statements import ADOPT, ALL, RECEIVE, STEPPING
 from daemon.stock import Stock
+from daemon.tally import Tally
 
 NEAR_MS: Final = 24 * HOUR
 """A deadline this near outranks earlier failures."""
@@ -86,10 +87,9 @@ class Store:
         observe: Callable[[Sequence[Move]], None],
         make_room: Callable[[], bool],
     ) -> None:
-        self._commits = Commits(connection)
+        self.commits = Commits(connection)
         self._reader = reader
-        self._counted: tuple[int, dict[str, int]] | None = None
-        self._stood: tuple[int, sqlite3.Row] | None = None
+        self._seen: dict[str, tuple[int, list[sqlite3.Row]]] = {}
         self._observe = observe
         self._make_room = make_room
         self._failing = False
@@ -101,7 +101,8 @@ class Store:
         self.due_times = DueTimes(self._fetch, self._look)
         self.quarantine = Quarantine(self._fetch, self._look)
         self.restoration = Restoration(self._fetch)
-        self.stock = Stock(self._look)
+        self.stock = Stock(self._look, self._look_once)
+        self.tally = Tally(self._fetch, self._look)
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Received]:
         """Commit callbacks that waited together; return what became of each, in their order.
@@ -329,12 +330,8 @@ class Store:
 
     async def counts(self) -> dict[str, int]:
         """Return how many tasks are in each state, zeros included."""
-        # Every row of an index is counted: not again while nobody has committed anything.
-        ((version,),) = await self._look("PRAGMA data_version", ())
-        if self._counted is None or self._counted[0] != version:
-            rows = await self._look(selections.COUNTS, ())
-            self._counted = version, {row[0]: row[1] for row in rows}
-        return {state.value: 0 for state in State} | self._counted[1]
+        rows = await self._look_once(selections.COUNTS)
+        return {state.value: 0 for state in State} | {row[0]: row[1] for row in rows}
 
     async def outlook(self) -> tuple[int | None, int | None, int]:
         """Return when the oldest open task was adopted, the next deadline, and the quarantined."""
@@ -343,10 +340,8 @@ class Store:
 
     async def standing(self) -> tuple[int, str | None, str | None]:
         """Return how many tasks are unsafe, the oldest open one, and that of the next deadline."""
-        ((version,),) = await self._look("PRAGMA data_version", ())
-        if self._stood is None or self._stood[0] != version:
-            self._stood = version, (await self._look(selections.STANDING, ()))[0]
-        return self._stood[1][0], self._stood[1][1], self._stood[1][2]
+        rows = await self._look(selections.STANDING, ())
+        return rows[0][0], rows[0][1], rows[0][2]
 
     async def fail_for_good(self) -> None:
         """Wait for an error after which only a new start can be trusted, and raise it."""
@@ -362,15 +357,10 @@ class Store:
             return False
         return True
 
-    @property
-    def commits(self) -> Commits:
-        """The way to the disk, for who measures it."""
-        return self._commits
-
     async def tidy(self) -> None:
         """Move the write-ahead log into the database and empty it."""
         await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", (), alone=True)
-        await self._commits.settle()
+        await self.commits.settle()
 
     def _tell(self, tasks: Iterable[Task | Received]) -> None:
         moves = [
@@ -389,11 +379,18 @@ class Store:
         """Run what people ask for; no commit waits for it, however long it takes."""
         return await self._run(lambda: self._reader.execute_fetchall(sql, parameters), reads=True)
 
+    async def _look_once(self, sql: str) -> list[sqlite3.Row]:
+        """Run what counts every row of an index; not again while nobody has committed anything."""
+        ((version,),) = await self._look("PRAGMA data_version", ())
+        if sql not in self._seen or self._seen[sql][0] != version:
+            self._seen[sql] = version, await self._look(sql, ())
+        return self._seen[sql][1]
+
     async def _fetch(
         self, sql: str, parameters: object, *, alone: bool = False
     ) -> list[sqlite3.Row]:
         return await self._run(
-            lambda: self._commits.run(sql, parameters, alone=alone),
+            lambda: self.commits.run(sql, parameters, alone=alone),
             reads=sql.lstrip().startswith("SELECT"),
         )
 

@@ -29,9 +29,9 @@ from tests.stories.harness import (
 
 STATES = ["expected", "wanted", "verified", "stored", "done", "failed", "lost", "pruned"]
 VERBS = [
-    *("backup", "callback-url", "check", "config", "demo", "export", "forget", "list", "logs"),
-    *("report", "retry"),
-    *("serve", "show", "simulate", "status", "submit", "test-notify", "track", "watch"),
+    *("backup", "callback-url", "check", "config", "demo", "doctor", "export", "forget", "list"),
+    *("logs", "report", "retry", "serve", "show", "simulate", "status", "submit"),
+    *("test-callback", "test-notify", "track", "watch"),
 ]
 ASKING = (
     *(["list"], ["show", "x"], ["status", "--json"]),
@@ -117,7 +117,6 @@ def test_help_and_version_are_there() -> None:
         (["retry"], "--failed"),
         (["retry", "a", "--failed"], "--failed"),
         (["config"], "Commands:"),
-        (["config", "init", "--system"], "--system"),
         (["submit"], "--task-id"),
         (["submit", "--task-id", "m"], "--audio-id"),
         (["forget"], "ID"),

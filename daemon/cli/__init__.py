@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from daemon.cli import (  # each adds its verbs
+    diagnosing,  # noqa: F401
     ledger,  # noqa: F401
     programs,  # noqa: F401
     reading,  # noqa: F401

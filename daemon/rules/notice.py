@@ -22,6 +22,7 @@ from typing import Final
 
 from daemon.rules.dialect import DIALECTS, Outcome
 from daemon.rules.failure import Reason
+from daemon.rules.rehearsal import find_nonce
 
 MESSAGE_LIMIT: Final = 2048
 """Characters of the provider's text that are kept."""
@@ -57,12 +58,16 @@ class Notice:
 
 
 class Unreadable(Exception):
-    """The body is no video callback; the text says why. `signed_id` is the id that was in it."""
+    """The body is no video callback; the text says why. `signed_id` is the id that was in it.
 
-    def __init__(self, why: str, signed_id: str | None = None) -> None:
+    `nonce` is there when it is a test callback of ours; its signature covers that.
+    """
+
+    def __init__(self, why: str, signed_id: str | None = None, *, nonce: str | None = None) -> None:
         super().__init__(why)
         self.why = why
-        self.signed_id = signed_id
+        self.signed_id = nonce if signed_id is None else signed_id
+        self.nonce = nonce
 
 
 _CALLBACK_FAILURES: Mapping[int, Reason] = {
@@ -123,7 +128,7 @@ def read_callback(body: bytes, parse: Callable[[bytes], object] = decode) -> Not
             if name in inner or name in document:
                 raise Unreadable(f"callback of another kind (it has {name})", task_id)
     if task_id is None:
-        raise Unreadable("no task id")
+        raise Unreadable("no task id", nonce=find_nonce(document))
     if not TASK_ID.fullmatch(task_id):
         raise Unreadable("task id has characters that no provider uses", task_id)
     code = read_code(document.get("code"))

@@ -81,7 +81,7 @@ DEFECTS: Final = (
         "    await receiver.intake.commit(heard)\n",
         "    committing = asyncio.ensure_future(receiver.intake.commit(heard))\n"
         "    committing.add_done_callback(lambda done: done.exception())\n"
-        "    return 200\n",
+        "    return Answered.ACCEPTED\n",
         "stations/test_callback.py::test_a_commit_that_fails_is_a_503_and_the_next_one_works",
     ),
     _defect(
@@ -335,7 +335,7 @@ DEFECTS: Final = (
         "a callback that nobody can read is dropped",
         "callback.py",
         "    if notice is None:\n",
-        "    if notice is None:\n        return 200\n    if notice is None:\n",
+        "    if notice is None:\n        return Answered.QUARANTINED\n    if notice is None:\n",
         "stations/test_callback.py::test_what_cannot_be_read_is_kept_and_acknowledged",
     ),
     _defect(

@@ -117,7 +117,7 @@ class Ledger(RuleBasedStateMachine):
     def _open(self) -> None:
         self.store = self.do(self.stack.enter_async_context(open_store(Path(self.folder.name))))
         # Nobody cuts the power here.
-        self.do(self.store._commits.connection.execute_fetchall("PRAGMA synchronous = OFF"))
+        self.do(self.store.commits.connection.execute_fetchall("PRAGMA synchronous = OFF"))
         gates = Gates(lambda: self.now, lambda _event, _shut: None)
         self.patience = Patience(
             store=self.store,

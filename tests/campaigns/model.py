@@ -126,7 +126,7 @@ def _play(size: int, number: int, tally: Tally) -> None:
 
 async def _bring_in_all_orders(folder: Path, sets: int, luck: random.Random, tally: Tally) -> None:
     async with open_store(folder) as store:
-        await store._commits.connection.execute_fetchall("PRAGMA synchronous = OFF")
+        await store.commits.connection.execute_fetchall("PRAGMA synchronous = OFF")
         for _ in range(sets):
             trusted, apart = luck.random() < 0.7, luck.choice([SECOND, 45 * MINUTE])
             few = luck.sample(MESSAGES, luck.randint(2, FEW))

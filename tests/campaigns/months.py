@@ -260,8 +260,8 @@ class World:
         opened = open_store(self.folder)
         with self.loop.standing_still():
             store = await opened.__aenter__()
-            await store._commits.connection.execute_fetchall("PRAGMA synchronous = OFF")
-        self.loop.watch(store._commits.connection)
+            await store.commits.connection.execute_fetchall("PRAGMA synchronous = OFF")
+        self.loop.watch(store.commits.connection)
         await store.ask_about_all(self.now())
         try:
             yield store

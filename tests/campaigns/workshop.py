@@ -141,7 +141,7 @@ class Workshop:
         self.disk.pool.shutdown()
         self.disk.pool = self.pool
         watched = WatchedStore(
-            store._commits.connection, store._reader, lambda _: None, lambda: False
+            store.commits.connection, store._reader, lambda _: None, lambda: False
         )
         watched.disk_journal = self.pool.journal
         self.store: Store = watched
@@ -272,8 +272,8 @@ class Workshop:
             # The ledger's thread works on one statement after the other: behind this one it rests.
             if not await self.store.writable():
                 raise PromiseBroken("the ledger takes no write any more")
-            await self.store._commits.settle()
-            if self.store._commits.connection.in_transaction:
+            await self.store.commits.settle()
+            if self.store.commits.connection.in_transaction:
                 raise PromiseBroken("a transaction was left open")
             await asyncio.gather(*(self.disk.run(os.getpid) for _ in range(2)))
             if any(os.fstat(bait).st_size for bait in baits):

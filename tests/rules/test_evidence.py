@@ -76,7 +76,7 @@ MESSAGES = (
 async def open_fast(state_dir: Path) -> AsyncIterator[Store]:
     """Open a store that does not wait for the disk: no power is cut here."""
     async with open_store(state_dir) as store:
-        await store._commits.connection.execute_fetchall("PRAGMA synchronous = OFF")
+        await store.commits.connection.execute_fetchall("PRAGMA synchronous = OFF")
         yield store
 
 

@@ -268,5 +268,5 @@ async def test_s5_05_the_ledger_takes_any_text_as_a_value(store: Store) -> None:
         assert task is not None
         assert (task.task_id, task.label) == (one, "'; --")
     for setting, value in (("trusted_schema", 0), ("cell_size_check", 1)):
-        ((found,),) = await store._commits.connection.execute_fetchall(f"PRAGMA {setting}")
+        ((found,),) = await store.commits.connection.execute_fetchall(f"PRAGMA {setting}")
         assert found == value

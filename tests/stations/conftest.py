@@ -81,7 +81,7 @@ def plant(store: Store, now: Callable[[], int]) -> Callable[..., Awaitable[Task]
         )
         await store.receive([birth])
         sets = ", ".join(f"{name} = :{name}" for name in values)
-        await store._commits.connection.execute_fetchall(
+        await store.commits.connection.execute_fetchall(
             f"UPDATE task SET {sets} WHERE task_id = :key",  # noqa: S608 - only column names
             {**values, "key": task_id},
         )
@@ -102,7 +102,7 @@ def break_ledger(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     async def set_broken(*, broken: bool, looks: bool = False) -> None:
         deny = (lambda *_: SQLITE_DENY) if broken else None
-        await store._commits.connection.set_authorizer(deny)
+        await store.commits.connection.set_authorizer(deny)
         if looks:
             await store._reader.set_authorizer(deny)
 

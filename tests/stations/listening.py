@@ -15,6 +15,7 @@ from daemon.listeners import close, listen, public_runner
 from daemon.outbound import post_session
 from daemon.right_of_way import RightOfWay
 from daemon.store import Store, open_store
+from daemon.turnstile import Turnstile
 
 TOKEN = "a-token-of-this-test"
 LINK = "https://files.example.com/v.mp4"
@@ -29,6 +30,7 @@ class Desk:
     store: Store
     rings: list[int]
     way: RightOfWay
+    turnstile: Turnstile
 
     async def post(
         self,
@@ -70,10 +72,11 @@ async def open_desk(
             ring=lambda: rings.append(1),
         )
         runner = public_runner(callback_app(receiver))
+        runner.door.connections.tell = receiver.turnstile.count
         url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o660)
         loop = asyncio.create_task(intake.run()) if run_intake else None
         try:
-            yield Desk(url, store, rings, receiver.way)
+            yield Desk(url, store, rings, receiver.way, receiver.turnstile)
         finally:
             await close([runner])
             if loop is not None:

@@ -256,7 +256,7 @@ async def test_status_shows_counts_gates_disk_and_quarantine(
 
 async def test_status_names_an_application_that_was_not_told(call: Call, office: Office) -> None:
     """By its host alone, with the last error; the URL may hold what is nobody's business."""
-    await office.store._commits.connection.execute_fetchall(
+    await office.store.commits.connection.execute_fetchall(
         """
         INSERT INTO outbox (id, target, type, task_id, created_at, error)
         VALUES ('i', 'https://app.example/cb?order=hush', 'task.lost', 't', 1, 'answered HTTP 500')

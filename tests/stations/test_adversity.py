@@ -48,14 +48,14 @@ async def test_nothing_is_served_before_a_backup_is_a_ledger_on_the_disk(
     monkeypatch.setattr(restore, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(restore, "TRIES", 2)
     async with open_store(backup) as store:
-        await store._commits.connection.execute_fetchall("PRAGMA busy_timeout = 20")
+        await store.commits.connection.execute_fetchall("PRAGMA busy_timeout = 20")
         with closing(sqlite3.connect(backup / "ledger.sqlite3", isolation_level=None)) as reader:
             reader.execute("BEGIN").fetchall()
             reader.execute("SELECT count(*) FROM task").fetchall()
             with pytest.raises(StoreFailed, match="another program reads"):
                 await take_over(store, disk, now(), TERMS)
         # The next start, and nobody reads: the mark is gone from the file itself.
-        await store._commits.connection.execute_fetchall(f"PRAGMA application_id = {BACKUP_ID}")
+        await store.commits.connection.execute_fetchall(f"PRAGMA application_id = {BACKUP_ID}")
         await take_over(store, disk, now(), TERMS)
         await store.adopt(["new"], source="track", label=None, now=1, deadline_at=2, ask_at=None)
         crashed = shutil.copytree(backup, backup.with_name("crashed"))

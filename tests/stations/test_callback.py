@@ -178,7 +178,7 @@ async def test_callbacks_that_wait_together_are_committed_together(tmp_path: Pat
 async def test_a_commit_that_fails_is_a_503_and_the_next_one_works(tmp_path: Path) -> None:
     """A full database never acknowledges; when there is room again, the retry succeeds."""
     async with open_desk(tmp_path) as desk:
-        database = desk.store._commits.connection
+        database = desk.store.commits.connection
         ((pages,),) = await database.execute_fetchall("PRAGMA page_count")
         await database.execute_fetchall(f"PRAGMA max_page_count = {pages}")
         long = "x" * 2000

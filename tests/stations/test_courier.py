@@ -41,7 +41,7 @@ def write(store: Store, now: Now) -> Write:
         values = {**name, **film, "created_at": now(), "due_at": now(), **columns}
         names = ", ".join(values)
         marks = ", ".join(f":{name}" for name in values)
-        await store._commits.connection.execute_fetchall(
+        await store.commits.connection.execute_fetchall(
             f"INSERT INTO outbox ({names}) VALUES ({marks})",  # noqa: S608 - only column names
             values,
         )
@@ -81,7 +81,7 @@ def lines() -> Iterator[Lines]:
 
 async def rows(store: Store) -> list[tuple[Any, ...]]:
     """Return what the outbox holds: task, due time, tries, error."""
-    found = await store._commits.connection.execute_fetchall(
+    found = await store.commits.connection.execute_fetchall(
         "SELECT task_id, due_at, tries, error FROM outbox ORDER BY number"
     )
     return [tuple(row) for row in found]

@@ -125,9 +125,7 @@ async def test_a_complete_file_that_was_not_verified_yet_is_not_fetched_again(
     link = add(simulator)
     await make_downloader().fetch(await want(link))
     whole = {"spans": "0-3000000", "size_bytes": 3_000_000}
-    await store._commits.connection.execute_fetchall(
-        "UPDATE task SET state = 'wanted', path = NULL"
-    )
+    await store.commits.connection.execute_fetchall("UPDATE task SET state = 'wanted', path = NULL")
     task = await get(store)
     assert {name: getattr(task, name) for name in whole} == whole
     assert (await finish(make_downloader(), task)).state == "done"

@@ -209,7 +209,7 @@ async def test_a_retry_that_a_crash_cut_short_asks_nobody(store: Store) -> None:
     """The task was reopened and its intent was not: the provider never heard of a local id."""
     task = await record(store)
     for decide in (Cause.DECLINED, Cause.REOPENED):
-        changed = await store._commits.connection.execute_fetchall(
+        changed = await store.commits.connection.execute_fetchall(
             "UPDATE task SET state = (SELECT after FROM transition WHERE cause = ? "
             "AND before = state) WHERE id = ? RETURNING state",
             (decide, task.id),

@@ -218,7 +218,7 @@ async def test_a_full_ledger_is_survived(
 ) -> None:
     """While the database cannot be written the workers wait; then they go on, and lose nothing."""
     await plant("a", State.WANTED)
-    await store._commits.connection.execute_fetchall("PRAGMA query_only = 1")
+    await store.commits.connection.execute_fetchall("PRAGMA query_only = 1")
     assert not await store.writable()
     bell = Bell()
     steps: list[str] = []
@@ -232,7 +232,7 @@ async def test_a_full_ledger_is_survived(
     await asyncio.sleep(0.2)
     assert not any(loop.done() for loop in loops)
     assert steps == []
-    await store._commits.connection.execute_fetchall("PRAGMA query_only = 0")
+    await store.commits.connection.execute_fetchall("PRAGMA query_only = 0")
     async with asyncio.timeout(12):
         while not steps:
             bell.ring()

@@ -63,7 +63,7 @@ async def move(
 
 async def outbox(store: Store) -> list[Message]:
     """Return what somebody is to be told."""
-    rows = await store._commits.connection.execute_fetchall("SELECT * FROM outbox ORDER BY number")
+    rows = await store.commits.connection.execute_fetchall("SELECT * FROM outbox ORDER BY number")
     return [Message(*row) for row in rows]
 
 
@@ -400,7 +400,7 @@ async def test_a_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
         )
         await name(store, intent)
         assert (await find(store, "submit-1")).id == task.id
-        (version,) = await store._commits.connection.execute_fetchall("PRAGMA user_version")
+        (version,) = await store.commits.connection.execute_fetchall("PRAGMA user_version")
         assert version[0] == len(MIGRATIONS) == 6
     async with open_store(folder) as store:
         assert await count(store) == 1
@@ -408,7 +408,7 @@ async def test_a_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
 
 async def test_the_triggers_need_no_trust(store: Store) -> None:
     """`trusted_schema` is off, so that a file from elsewhere cannot call what it should not."""
-    (row,) = await store._commits.connection.execute_fetchall("PRAGMA trusted_schema")
+    (row,) = await store.commits.connection.execute_fetchall("PRAGMA trusted_schema")
     assert row[0] == 0
 
 

@@ -19,7 +19,7 @@ HOUR = 3_600_000
 
 async def kept(store: Store) -> list[tuple[Any, ...]]:
     """Return what the outbox holds: target, type, task."""
-    rows = await store._commits.connection.execute_fetchall(
+    rows = await store.commits.connection.execute_fetchall(
         "SELECT target, type, task_id FROM outbox ORDER BY number"
     )
     return [tuple(row) for row in rows]
@@ -68,7 +68,7 @@ async def test_every_end_of_a_task_is_kept_for_its_subscribers(
     failed = await store.outbox.next(["notify:a"])
     assert failed is not None
     assert failed.id != first.id
-    rows = await store._commits.connection.execute_fetchall(
+    rows = await store.commits.connection.execute_fetchall(
         "SELECT reason, message, path, link FROM outbox WHERE type <> 'task.stored' ORDER BY number"
     )
     assert [tuple(row) for row in rows][1:] == [

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, get_args, get_origin
 
@@ -31,6 +32,7 @@ from daemon.strikes import STRIKES_LIMIT
 from daemon.submitter import Submitter
 from daemon.targets import Targets
 from daemon.views import ProblemView
+from tests.stations.examining import make_examiner
 from tests.stations.holding import hold
 from tests.stories.harness import ask
 
@@ -42,6 +44,9 @@ OPERATIONS: Mapping[tuple[str, str], Any] = {
 }
 WEEK = 7 * 86_400_000
 POLICY = AddressPolicy(allow_http=True)
+NONCE = "0" * 32
+TELLS_ANYWAY = {("GET", "/v1/diagnosis"), ("GET", "/v1/callback-tests/{nonce}")}
+"""What is answered without the ledger: a doctor is asked because something is broken."""
 JSON_TYPES = {"string", "integer", "number", "boolean", "array", "object", "null"}
 
 
@@ -150,11 +155,13 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 async def call(
+    tmp_path: Path,
     heard: set[tuple[str, str, int]],
     store: Store,
     gates: Gates,
     disk: Disk,
     simulator: Simulator,
+    *,
     now: Callable[[], int],
 ) -> AsyncIterator[Call]:
     """Serve the admin API on TCP; call it, and check each answer against the document."""
@@ -163,8 +170,9 @@ async def call(
         api_session(simulator.base_url, lambda: Secret("key")) as session,
         file_session(lambda: POLICY, 1, 1, 1) as files,
     ):
+        provider = Provider(session, "sunoapi", gates, now, 1000)
         submitter = Submitter(
-            *(store, Provider(session, "sunoapi", gates, now, 1000), files, gates),
+            *(store, provider, files, gates),
             policy=lambda: POLICY,
             terms=lambda: terms,
             retention_ms=lambda: WEEK,
@@ -173,6 +181,10 @@ async def call(
             ring=lambda: None,
             ring_credits=lambda: None,
         )
+        examiner = make_examiner(
+            *(tmp_path, store, gates, disk), provider=provider, submitter=submitter, now=now
+        )
+        examiner.turnstile.note(NONCE, "test", "127.0.0.1", "/video-callback/token")
         office = Office(
             store=store,
             gates=gates,
@@ -185,7 +197,9 @@ async def call(
             now=now,
             ring=lambda: None,
             answered_at=lambda: None,
+            examiner=examiner,
         )
+
         guard = guard_tcp(lambda: frozenset({"127.0.0.1"}), frozenset, lambda: "token")
         runner = private_runner(admin_app(office, guard))
         url = await listen(runner, TcpEndpoint("127.0.0.1", 0), 0o600)
@@ -233,6 +247,25 @@ async def look_at_numbers(call: Call) -> None:
     await call("GET", "/v1/chart", 422, query="?days=0")
 
 
+async def hear_diagnosis(call: Call) -> None:
+    """Ask for a diagnosis of everything, of a task in each state, and of a test callback."""
+    assert (await call("GET", "/v1/diagnosis", 200))["ledger"]["checked"]
+    await call("GET", "/v1/callback-tests/{nonce}", 200, nonce=NONCE)
+    await call("GET", "/v1/callback-tests/{nonce}", 404, nonce="1" * 32)
+    for state in State:
+        await call("GET", "/v1/tasks/{task_id}/diagnosis", 200, task_id=state.value)
+
+
+async def hear_no_ledger(call: Call, held_id: str) -> None:
+    """Ask for everything while the ledger can be neither read nor written."""
+    for method, path in OPERATIONS:
+        body = {"task_ids": ["new"]} if (method, path) == ("POST", "/v1/tasks") else None
+        if (method, path) in TELLS_ANYWAY:
+            assert (await call(method, path, 200, nonce=NONCE)).get("overdue") is None
+        else:
+            await call(method, path, 503, body, task_id="new", held_id=held_id)
+
+
 async def test_every_answer_is_as_the_document_says(
     call: Call,
     heard: set[tuple[str, str, int]],
@@ -257,6 +290,7 @@ async def test_every_answer_is_as_the_document_says(
     await call("GET", "/v1/status", 200)
     await look_at_numbers(call)
     await call("POST", "/v1/notifications/test", 200)
+    await hear_diagnosis(call)
     for state in State:
         await call("GET", one, 200, task_id=state.value)
         pruned = state is State.PRUNED
@@ -267,7 +301,10 @@ async def test_every_answer_is_as_the_document_says(
     await call("POST", f"{one}/retry", 202, {"force": True}, task_id="pruned")
     await call("POST", f"{one}/retry", 422, {"force": 1}, task_id="pruned")
     await call("POST", f"{one}/retry", 413, b" " * (BODY_LIMIT_BYTES + 1), task_id="pruned")
-    for method, path in (("GET", one), ("POST", f"{one}/retry"), ("POST", f"{one}/forget")):
+    for method, path in (
+        *(("GET", one), ("GET", f"{one}/diagnosis")),
+        *(("POST", f"{one}/retry"), ("POST", f"{one}/forget")),
+    ):
         await call(method, path, 404, task_id="nobody")
     for method, path in (("GET", ""), ("POST", "/forget")):
         await call(method, f"/v1/quarantine/{{held_id}}{path}", 200, held_id=held.id)
@@ -283,7 +320,7 @@ async def test_every_answer_is_as_the_document_says(
     simulator.script_api(ApiFaults(codes=(451,), path="/api/v1/mp4/generate"))
     await call("POST", tasks, 422, wish | {"audio_id": "deaf"})
     for method, path in OPERATIONS:
-        names = {"task_id": "new", "held_id": held.id}
+        names = {"task_id": "new", "held_id": held.id, "nonce": NONCE}
         await call(method, path, 401, headers={"Authorization": ""}, **names)
         await call(method, path, 421, headers={"Host": "evil.example"}, **names)
         await call(method, path, 413, b" " * (BODY_LIMIT_BYTES + 1), **names)
@@ -291,14 +328,12 @@ async def test_every_answer_is_as_the_document_says(
         if method == "POST":
             await call(method, path, 403, headers={"Sec-Fetch-Site": "cross-site"}, **names)
     await break_ledger(broken=True, looks=True)
-    for method, path in OPERATIONS:
-        body = {"task_ids": ["new"]} if (method, path) == ("POST", tasks) else None
-        await call(method, path, 503, body, task_id="new", held_id=held.id)
+    await hear_no_ledger(call, held.id)
     await break_ledger(broken=False, looks=True)
     for _ in range(STRIKES_LIMIT):
         await call("GET", tasks, 401, headers={"Authorization": "Bearer wrong"})
     for method, path in OPERATIONS:
-        names = {"task_id": "new", "held_id": held.id}
+        names = {"task_id": "new", "held_id": held.id, "nonce": NONCE}
         await call(method, path, 429, headers={"Authorization": "Bearer wrong"}, **names)
     told = {
         (method, path, int(status))
@@ -312,4 +347,4 @@ async def test_every_answer_is_as_the_document_says(
         for method, path in OPERATIONS
         for status in (403, 408)
         if status == 408 or method == "GET"
-    }
+    } | {(*operation, 503) for operation in TELLS_ANYWAY}

@@ -374,13 +374,13 @@ async def test_a_ledger_that_cannot_be_written_is_waited_for(
         await asyncio.sleep(0.1)
         assert asked(simulator) == []
         await break_ledger(broken=False)
-        await store._commits.connection.execute_fetchall("PRAGMA query_only = ON")
+        await store.commits.connection.execute_fetchall("PRAGMA query_only = ON")
 
         async def asked_twice() -> bool:
             return len(asked(simulator)) >= 2
 
         await until(asked_twice)
-        await store._commits.connection.execute_fetchall("PRAGMA query_only = OFF")
+        await store.commits.connection.execute_fetchall("PRAGMA query_only = OFF")
         await settled(store, task_id, state="wanted")
 
 

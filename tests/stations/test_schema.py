@@ -29,7 +29,7 @@ FACTS: dict[str, object] = {
 
 async def execute(store: Store, sql: str, *values: object) -> list[tuple[object, ...]]:
     """Run a statement past the ledger's own calls."""
-    return [tuple(row) for row in await store._commits.connection.execute_fetchall(sql, values)]
+    return [tuple(row) for row in await store.commits.connection.execute_fetchall(sql, values)]
 
 
 async def insert(store: Store, **columns: object) -> None:

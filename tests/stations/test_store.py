@@ -56,7 +56,7 @@ async def test_a_move_is_in_the_table_or_does_not_happen(
         await store.settle(before, NOW + 1, lambda _: verdict)
     assert await get(store, "a") == before
     assert await store.history("a") == history
-    assert not store._commits.connection.in_transaction
+    assert not store.commits.connection.in_transaction
 
 
 async def test_history_is_written_for_every_move_and_told_once(
@@ -123,7 +123,7 @@ async def test_a_decision_about_nothing_known_is_a_bug(store: Store) -> None:
     ((task,), _) = await adopt(store, "a")
     with pytest.raises(ValueError, match="nonsense"):
         await store.settle(task, NOW, lambda _: Verdict(None, {"nonsense": 1}))
-    await store._commits.connection.execute_fetchall("DELETE FROM task")
+    await store.commits.connection.execute_fetchall("DELETE FROM task")
     with pytest.raises(LookupError, match="a left the ledger"):
         await store.settle(task, NOW, lambda _: Verdict(None, {"message": "x"}))
 
@@ -242,7 +242,7 @@ async def test_a_full_disk_fails_the_call_and_nothing_else(store: Store) -> None
             with pytest.raises(StoreFailed):
                 await store.settle(task, NOW, lambda _: verdict)
             assert not await store.writable()
-            assert not store._commits.connection.in_transaction
+            assert not store.commits.connection.in_transaction
         assert await store.tasks() == [task]
         assert await store.writable()
     assert [log["event"] for log in logs] == ["store.failed", "store.recovered"]
@@ -257,7 +257,7 @@ async def test_a_damaged_file_is_not_survived(tmp_path: Path, store: Store) -> N
     path = tmp_path / "state" / "ledger.sqlite3"
     before = path.read_bytes()
     path.write_bytes(before[:8192] + b"\xff" * (len(before) - 8192))
-    await store._commits.connection.execute_fetchall("PRAGMA shrink_memory")
+    await store.commits.connection.execute_fetchall("PRAGMA shrink_memory")
     with pytest.raises(StoreFailed, match="malformed") as caught:
         await store.tasks(limit=500)
     with pytest.raises(StoreFailed, match="malformed"):
@@ -293,7 +293,7 @@ async def test_a_cancelled_call_leaves_no_transaction_behind(store: Store, hops:
         with suppress(asyncio.CancelledError):
             await running
         assert await store.writable()
-        assert not store._commits.connection.in_transaction
+        assert not store.commits.connection.in_transaction
     if hops:
         assert (await get(store, "a")).state == "wanted"
         assert sum((await store.counts()).values()) == 501

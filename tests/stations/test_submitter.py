@@ -69,7 +69,7 @@ async def test_a_video_that_somebody_else_asked_for_waits_for_a_person(start: St
     async with serve("kie") as simulator, start(simulator) as station:
         made = (await station.submit()).task
         # As if it had been asked for in the provider's own web page.
-        await station.store._commits.connection.execute_fetchall("DELETE FROM submission")
+        await station.store.commits.connection.execute_fetchall("DELETE FROM submission")
         paid = simulator.credits
         two = await station.submit()
         assert (len(simulator.tasks), simulator.credits) == (1, paid)

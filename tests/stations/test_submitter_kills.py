@@ -59,7 +59,7 @@ async def main():
         gates = Gates(lambda: 1, lambda *_: None)
         provider = Provider(api, kind, gates, lambda: 1, 1000)
         writes = lambda sql: sql.split()[0] in {"INSERT", "UPDATE", "COMMIT"}
-        connection = store._commits.connection
+        connection = store.commits.connection
         connection.execute_fetchall = die_around(connection.execute_fetchall, writes)
         provider.generate = die_around(provider.generate, lambda _: True)
         submitter = Submitter(

@@ -218,7 +218,7 @@ async def test_every_application_that_joins_is_called(store: Store, start: Start
         assert len(await store.tasks()) == 1
         changes = {"reason": "generate_failed", "ask_at": None}
         await store.settle(task, START, lambda _: Verdict(Cause.DECLINED, changes))
-        told = await store._commits.connection.execute_fetchall(
+        told = await store.commits.connection.execute_fetchall(
             "SELECT target FROM outbox ORDER BY target"
         )
         assert [row[0] for row in told] == urls

@@ -101,7 +101,7 @@ async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
 
 async def rows(store: Store) -> list[tuple[Any, ...]]:
     """Return what the outbox holds: target, due time, tries."""
-    found = await store._commits.connection.execute_fetchall(
+    found = await store.commits.connection.execute_fetchall(
         "SELECT target, due_at, tries FROM outbox ORDER BY number"
     )
     return [tuple(row) for row in found]
@@ -250,7 +250,7 @@ async def test_no_word_of_a_service_enters_the_ledger_with_a_token(
         async with post(entry(url)) as opened:
             opened.announcer.say("gate.closed", {"name": "key", "reason": "401"})
             await until(lambda: any(line["event"] == "notify.delayed" for line in logs))
-    found = await store._commits.connection.execute_fetchall("SELECT error FROM outbox")
+    found = await store.commits.connection.execute_fetchall("SELECT error FROM outbox")
     assert [row[0] for row in found] == ["no ***"]
     assert "a-token" not in str(logs)
 
@@ -298,9 +298,9 @@ async def test_what_nobody_wants_to_hear_costs_no_statement(
     asked: list[str] = []
     async with post(entry(ears[0].url, events=("task.lost",))) as opened:
         await asyncio.sleep(0.05)
-        await store._commits.connection.set_trace_callback(asked.append)
+        await store.commits.connection.set_trace_callback(asked.append)
         for _ in range(100):
             opened.announcer.say("gate.closed", {"name": "rate"})
         await asyncio.sleep(0.05)
-        await store._commits.connection.set_trace_callback(None)  # type: ignore[arg-type]
+        await store.commits.connection.set_trace_callback(None)  # type: ignore[arg-type]
     assert not [sql for sql in asked if "INSERT" in sql]

@@ -28,7 +28,7 @@ async def test_it_counts_what_check_names(store: Store) -> None:
             "at": NOW + number,
             "deadline": NOW - number,
         }
-        await store._commits.connection.execute_fetchall(PLANT, values)
+        await store.commits.connection.execute_fetchall(PLANT, values)
     tasks = await store.tasks((), 1_000)
     named = [
         task

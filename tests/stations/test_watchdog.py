@@ -222,11 +222,11 @@ async def test_a_database_that_hangs_starves_it(
     def hang(_: object) -> int:
         return asyncio.run_coroutine_threadsafe(_wait(release), loop).result()
 
-    await store._commits.connection.create_function("hang", 1, hang)
+    await store.commits.connection.create_function("hang", 1, hang)
     async with watching():
         await asyncio.sleep(WATCHDOG_SECONDS / 2)
         assert "WATCHDOG=1" in manager.hear()[-1]
-        hanging = asyncio.create_task(store._commits.connection.execute_fetchall("SELECT hang(1)"))
+        hanging = asyncio.create_task(store.commits.connection.execute_fetchall("SELECT hang(1)"))
         await asyncio.sleep(2 * WATCHDOG_SECONDS)
         said = manager.hear()
         release.set()
