@@ -36,6 +36,24 @@ BODY_SECONDS: Final = 10.0
 GATEWAY: Final = "/api/v1/"
 """The provider's own paths, for applications behind the gateway."""
 _HARMLESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+PROTECTION: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            *(f"{kind}-src 'self'" for kind in ("script", "style", "img", "media", "connect")),
+            "base-uri 'none'",
+            # Not 'none': without JavaScript the buttons of the dashboard are forms.
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What a browser may do with an answer; one that is no page may be stricter, or kept."""
 _WHO: Final = web.RequestKey("who", str)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -70,8 +88,8 @@ def admin_app(office: Office, guard: Guard, routes: Iterable[web.RouteDef] = ())
         return response
 
     async def protect(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        for name, value in PROTECTION.items():
+            response.headers.setdefault(name, value)
 
     app = web.Application(middlewares=[check], client_max_size=BODY_LIMIT_BYTES)
     app.on_response_prepare.extend((hide_software, protect))

@@ -17,6 +17,7 @@ from daemon.callback import Intake, Receiver
 from daemon.clock import Clock, watch_clock
 from daemon.config.sections import Config
 from daemon.courier import Courier, message_session
+from daemon.dashboard.site import Site
 from daemon.diagnosis import Examiner
 from daemon.disk import Disk
 from daemon.download import Downloader
@@ -73,6 +74,7 @@ class Parts:
     broadcast: Broadcast
     readings: Readings
     examiner: Examiner
+    site: Site
     loops: dict[str, Coroutine[Any, Any, None]]
     """What runs beside the listeners, by name."""
     reload: Callable[[Config], Awaitable[tuple[list[str], list[str]]]]
@@ -277,6 +279,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         broadcast=broadcast,
         readings=readings,
         examiner=examiner,
+        site=Site(office, lambda: settings.config.provider.credits_low),
         loops={
             "ballast": ballast.keep(),
             "courier": courier.run(),

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import humanize
 
-from daemon.display import size, text
+from daemon.wording import size, text
 
 Row = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 import click
 
 from daemon.client import Client, DaemonRefused, NoDaemon
-from daemon.display import size
+from daemon.wording import size
 
 API_KEY: Final = "demo-key-of-the-simulated-provider"
 TOKEN: Final = "demo-token-for-the-callback-path"  # noqa: S105 - it guards nothing

@@ -227,7 +227,7 @@ class Examiner:
     async def _leftovers(self, directory: Path) -> LeftoverView | None:
         try:
             found = await self._on_disk(list_partials, directory)
-            *_, quarantined = await self.store.outlook()
+            *_, quarantined = await self.store.overview.outlook()
             known = await self._partials_of_tasks() if found else set()
         except (Hanging, Hindered, StoreFailed):
             return None

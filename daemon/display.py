@@ -4,47 +4,14 @@ Rule: results go to standard output, everything else to standard error. Text fro
 with its control characters spelled out, on a terminal and in a pipe alike.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 import humanize
 
 from daemon.rules.redaction import escape_control
-
-Row = Mapping[str, Any]
-
-_SOON = timedelta(hours=72)
-
-_NEXT_STEP: Mapping[str, str] = {
-    "expected": "the provider is asked about it; nothing to do",
-    "wanted": "the link is known and is fetched; nothing to do",
-    "verified": "every byte is checked; it gets its name in a moment",
-    "stored": "the file is in place; finishing steps are pending",
-    "done": "safe on disk",
-    "failed": "the provider made no video; `retry` asks again",
-    "lost": "it can no longer be fetched; `retry` tries once more",
-    "pruned": "removed by the retention policy",
-}
-
-
-def size(size_bytes: int | None) -> str:
-    """Return a size for people, in powers of 1024 as the configuration has them."""
-    return "-" if size_bytes is None else humanize.naturalsize(size_bytes, gnu=True)
-
-
-def age(text: str | None, now: datetime | None = None) -> str:
-    """Return how long ago, or in how long, a time of the API is."""
-    if text is None:
-        return "-"
-    moment = datetime.fromisoformat(text)
-    return humanize.naturaltime(moment, when=now or datetime.now(UTC))
-
-
-def text(value: object) -> str:
-    """Return a value as one line that a terminal can show."""
-    return "-" if value is None else escape_control(str(value))
+from daemon.wording import Row, age, explain, size, text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -82,7 +49,7 @@ def show_task(task: Row) -> None:
     for name, value in task.items():
         if name != "history" and value not in {None, False}:
             click.echo(f"{name + ':':<20}{_detail(name, value)}")
-    click.echo(f"{'meaning:':<20}{explain_task(task)}")
+    click.echo(f"{'meaning:':<20}{explain(task)}")
     click.echo("history:")
     for step in task["history"]:
         before = step["from"] or "(new)"
@@ -96,46 +63,6 @@ def _detail(name: str, value: Any) -> str:
     if name.endswith("_at"):
         return f"{value} ({age(value)})"
     return text(value)
-
-
-def is_submit(task: Row) -> bool:
-    """Tell whether it is a submit of which the provider's id is not known."""
-    return bool(task["task_id"].startswith("submit-"))
-
-
-def is_open_submit(task: Row) -> bool:
-    """Tell whether it is a submit that may still become a video."""
-    return bool(task["state"] == "expected" and is_submit(task))
-
-
-def needs_person(task: Row) -> bool:
-    """Tell whether nothing goes on by itself any more."""
-    return is_open_submit(task) and task["next_attempt_at"] is None
-
-
-def explain_open(task: Row) -> str:
-    """Say what is known of a submit without an id, and what to do."""
-    told = f" ({text(task['message'])})" if task["message"] else ""
-    if not needs_person(task):
-        return f"not sent yet, or to be sent again{told}; it goes on by itself"
-    return (
-        f"nobody knows whether the provider makes this video{told}: look for it in the log of your "
-        f"account there. If it is there: track its id, then forget {task['task_id']}. If not: "
-        f"retry {task['task_id']}"
-    )
-
-
-def explain_task(task: Row) -> str:
-    """Say what the state of a task means for its video."""
-    if task["forgotten_at"] is not None:
-        return "somebody has seen it, and nobody is asked any more; `retry` changes that"
-    if is_open_submit(task):
-        return explain_open(task)
-    if task["reason"] == "unknown_task":
-        return "the provider says that there is no such task; check the id"
-    if task["state"] == "expected" and task["next_attempt_at"] is None:
-        return "without provider.api_key nobody can be asked: it waits for a callback"
-    return _NEXT_STEP[task["state"]]
 
 
 def show_quarantine(held: Sequence[Row]) -> None:
@@ -226,22 +153,3 @@ def show_unsafe(unsafe: Sequence[Row]) -> None:
         ("ID", "STATE", "WHY"),
         ((text(one["id"]), one["state"], text(one["why"])) for one in unsafe),
     )
-
-
-def explain_unsafe(task: Row) -> str:
-    """Say why a task is not safe."""
-    why = explain_task(task)
-    # Of an open submit, `why` has the message in it.
-    if task["message"] and not is_open_submit(task):
-        why = f"{why}; last trouble: {task['message']}"
-    return f"{why}{_remaining(task)}"
-
-
-def _remaining(task: Row) -> str:
-    """Say how long the provider still keeps a video, where that is not long any more."""
-    left = datetime.fromisoformat(task["deadline_at"]) - datetime.now(UTC)
-    if task["state"] not in {"expected", "wanted", "verified"} or left > _SOON:
-        return ""
-    if left < timedelta(0):
-        return "; the provider may have deleted it by now"
-    return f"; the provider deletes it in about {humanize.naturaldelta(left)}"

@@ -15,7 +15,7 @@ import click
 
 from daemon.bars import Cell, cut, draw_cells, draw_line, join, measure
 from daemon.board import SETTLED, Board
-from daemon.display import size, text
+from daemon.wording import size, text
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -116,27 +116,29 @@ class Office:
 
     async def status(self, _: web.Request) -> web.Response:
         """Return how it stands."""
-        oldest_at, deadline_at, quarantined = await self.store.outlook()
-        unsafe, oldest_id, deadline_id = await self.store.standing()
-        return answer(
-            StatusView(
-                counts=await self.store.counts(),
-                oldest_waiting_at=show_time(oldest_at),
-                next_deadline_at=show_time(deadline_at),
-                gates=[view_gate(shut) for shut in self.gates.shut()],
-                disk=await self._disk(),
-                quarantined=quarantined,
-                credits=self.credits_left,
-                provider_answered_at=show_time(self.answered_at()),
-                overdue=[mask(one) for one in await self.find_overdue()],
-                undelivered=await self._undelivered(),
-                credits_low=self.credits_low(),
-                unsafe=unsafe + quarantined,
-                oldest_waiting_id=oldest_id,
-                next_deadline_id=deadline_id,
-                started_at=show_time(self.started_at),
-                version=__version__,
-            )
+        return answer(await self.look(await self._disk(), await self.store.counts()))
+
+    async def look(self, disk: DiskView | None, counts: dict[str, int]) -> StatusView:
+        """Return how it stands; what takes long to learn comes from who asks."""
+        oldest_at, deadline_at, quarantined = await self.store.overview.outlook()
+        unsafe, oldest_id, deadline_id = await self.store.overview.standing()
+        return StatusView(
+            counts=counts,
+            oldest_waiting_at=show_time(oldest_at),
+            next_deadline_at=show_time(deadline_at),
+            gates=[view_gate(shut) for shut in self.gates.shut()],
+            disk=disk,
+            quarantined=quarantined,
+            credits=self.credits_left,
+            provider_answered_at=show_time(self.answered_at()),
+            overdue=[mask(one) for one in await self.find_overdue()],
+            undelivered=await self._undelivered(),
+            credits_low=self.credits_low(),
+            unsafe=unsafe + quarantined,
+            oldest_waiting_id=oldest_id,
+            next_deadline_id=deadline_id,
+            started_at=show_time(self.started_at),
+            version=__version__,
         )
 
     async def _undelivered(self) -> list[UndeliveredView]:
@@ -182,7 +184,7 @@ class Office:
                 raise Refusal(422, "bad_state", f"no state is called {state[:40]!r}: use {known}")
         tasks = await self.store.tasks(query.state, query.limit, query.after)
         more = str(tasks[-1].id) if len(tasks) == query.limit else None
-        return answer(TaskPage(await _in_turns(view_task, tasks), more))
+        return answer(TaskPage(await in_turns(view_task, tasks), more))
 
     async def export(self, request: web.Request) -> web.Response:
         """Return a page of tasks with their histories."""
@@ -194,16 +196,18 @@ class Office:
         def show(task: Task) -> TaskWithHistory:
             return view_history(task, steps.get(task.task_id, []))
 
-        return answer(HistoryPage(await _in_turns(show, tasks), more))
+        return answer(HistoryPage(await in_turns(show, tasks), more))
 
     async def task(self, request: web.Request) -> web.Response:
         """Return one task with its history."""
-        task = await self._find(request)
+        task = await self.find(request.match_info["task_id"])
         return answer(view_history(task, await self.store.history(task.task_id)))
 
     async def task_diagnosis(self, request: web.Request) -> web.Response:
         """Return one task, and what the provider says about it now."""
-        return answer(await self._examiner().examine_task(await self._find(request)))
+        return answer(
+            await self._examiner().examine_task(await self.find(request.match_info["task_id"]))
+        )
 
     async def diagnosis(self, _: web.Request) -> web.Response:
         """Return what only the running daemon knows of itself."""
@@ -283,15 +287,23 @@ class Office:
 
     async def retry(self, request: web.Request) -> web.Response:
         """Ask and fetch again, now; send an open submit again."""
-        task = await self._find(request)
+        task = await self.find(request.match_info["task_id"])
         wish = RetryRequest()
         if await request.read():
             wish = convert(await read_json(request), RetryRequest)
+        return answer(view_task(await self.retry_task(task, force=wish.force)), 202)
+
+    async def retry_task(self, task: Task, *, force: bool = False) -> Task:
+        """Ask and fetch again, now; `force` also what was pruned on purpose.
+
+        Raises:
+            Refusal: it cannot be tried again.
+        """
         now, terms = self.now(), self.terms()
         if task.has_local_id and not terms.has_key:
             raise Refusal(422, Reason.UNAUTHORIZED, "provider.api_key is not set")
         task, verdict = await self.store.settle(
-            task, now, lambda newest: judge_retry(newest, now, terms, force=wish.force)
+            task, now, lambda newest: judge_retry(newest, now, terms, force=force)
         )
         if verdict is None:
             told = f"{task.task_id} was pruned on purpose; --force fetches it again"
@@ -305,11 +317,19 @@ class Office:
             )
         self.gates.probe_now()
         self.ring()
-        return answer(view_task(task), 202)
+        return task
 
     async def forget(self, request: web.Request) -> web.Response:
         """Acknowledge a task: nobody is asked about it any more."""
-        seen = await self._find(request)
+        task = await self.find(request.match_info["task_id"])
+        return answer(view_task(await self.forget_task(task)))
+
+    async def forget_task(self, seen: Task) -> Task:
+        """Acknowledge a task.
+
+        Raises:
+            Refusal: it is safe, or on its way, or being sent.
+        """
         now = self.now()
         intent = await self.store.intents.of_task(seen.id) if seen.has_local_id else None
         if intent is not None and intent.calling:
@@ -325,7 +345,7 @@ class Office:
         if verdict is None:
             told = "only what is expected, failed or lost can be forgotten"
             raise Refusal(409, task.state, f"{task.task_id} is {task.state}: {told}")
-        return answer(view_task(task))
+        return task
 
     async def balances(self, request: web.Request) -> web.Response:
         """Return what the provider said was left, and the last balance before `since`."""
@@ -374,8 +394,12 @@ class Office:
             raise _not_held(held_id)
         return answer(view_held(held))
 
-    async def _find(self, request: web.Request) -> Task:
-        task_id = request.match_info["task_id"]
+    async def find(self, task_id: str) -> Task:
+        """Return a task of the ledger.
+
+        Raises:
+            Refusal: there is none of that id.
+        """
         task = await self.store.task(task_id)
         if task is None:
             raise Refusal(404, "unknown_task", f"the ledger has no task {task_id[:200]}")
@@ -393,7 +417,7 @@ def _view_trial(trial: Trial) -> TrialView:
     )
 
 
-async def _in_turns(show: Callable[[Task], T], tasks: Sequence[Task]) -> list[T]:
+async def in_turns(show: Callable[[Task], T], tasks: Sequence[Task]) -> list[T]:
     """Show a page, a few tasks at a time: a callback does not wait for a thousand of them."""
     shown = []
     for task in tasks:

@@ -54,7 +54,7 @@ class Readings:
 
     async def _tasks(self) -> list[Reading]:
         store, now = self.office.store, self.office.now()
-        oldest_at, deadline_at, quarantined = await store.outlook()
+        oldest_at, deadline_at, quarantined = await store.overview.outlook()
         asked_since, fetched_since = await store.due_times.longest_due(now)
         overdue = await self.office.find_overdue()
         left = None if deadline_at is None else (deadline_at - now) / 1000

@@ -408,8 +408,8 @@ _SIXTH = (
     CREATE INDEX task_stored ON task (stored_at, state, size_bytes) WHERE stored_at IS NOT NULL
     """,
     """
-    CREATE INDEX task_unseen ON task (id)
-    WHERE forgotten_at IS NULL AND (state = 'lost' OR state = 'failed' AND reason = 'unknown_task')
+    CREATE INDEX task_ended ON task (state, reason)
+    WHERE forgotten_at IS NULL AND state IN ('failed', 'lost')
     """,
     *SUBSCRIPTIONS,
 )

@@ -126,14 +126,66 @@ SELECT (SELECT min(created_at) FROM ({_OLDEST})),
        (SELECT count(*) FROM quarantine INDEXED BY quarantine_open WHERE forgotten_at IS NULL)
 """
 
+# A submit that only a person can bring on stands with what needs a person.
+_STUCK: Final = "task_id GLOB 'submit-*' AND fetch_at IS NULL AND state = 'expected'"
+
+MOVING: Final = f"""
+SELECT {ALL} FROM task INDEXED BY task_open
+WHERE {OPEN} AND forgotten_at IS NULL AND NOT ({_STUCK}) ORDER BY deadline_at, id LIMIT ?
+"""
+
+STUCK: Final = f"""
+SELECT {ALL} FROM task
+WHERE id IN (SELECT task FROM submission INDEXED BY submission_unsent WHERE settled_at IS NULL)
+      AND {_STUCK} AND forgotten_at IS NULL
+ORDER BY id DESC LIMIT ?
+"""
+
+_ENDED: Final = "FROM task INDEXED BY task_by_state WHERE forgotten_at IS NULL AND"
+
+_COUNTED: Final = """
+FROM task INDEXED BY task_ended
+WHERE forgotten_at IS NULL AND state IN ('failed', 'lost') AND"""
+"""The words of the index: SQLite does not conclude them from one state."""
+
+LOST: Final = f"SELECT {ALL} {_ENDED} state = 'lost' ORDER BY id DESC LIMIT ?"
+UNKNOWN: Final = f"""
+SELECT {ALL} {_ENDED} state = 'failed' AND reason = 'unknown_task' ORDER BY id DESC LIMIT ?
+"""
+REFUSED: Final = f"""
+SELECT {ALL} {_ENDED} state = 'failed' AND reason IS NOT 'unknown_task' ORDER BY id DESC LIMIT ?
+"""
+
+NEWEST_STORED: Final = f"""
+SELECT {ALL} FROM task INDEXED BY task_stored
+WHERE stored_at IS NOT NULL AND state IN ('stored', 'done') ORDER BY stored_at DESC LIMIT ?
+"""
+
+UNSAFE: Final = f"""
+SELECT (SELECT count(*) FROM task INDEXED BY task_open WHERE {OPEN} AND forgotten_at IS NULL),
+       (SELECT count(*) FROM task
+        WHERE id IN (SELECT task FROM submission INDEXED BY submission_unsent
+                     WHERE settled_at IS NULL) AND {_STUCK} AND forgotten_at IS NULL),
+       (SELECT count(*) {_COUNTED} state = 'lost'),
+       (SELECT count(*) {_COUNTED} state = 'failed' AND reason = 'unknown_task'),
+       (SELECT count(*) {_COUNTED} state = 'failed' AND reason IS NOT 'unknown_task'),
+       (SELECT count(*) FROM quarantine INDEXED BY quarantine_open WHERE forgotten_at IS NULL)
+"""
+
+HELD_OPEN: Final = """
+SELECT id, received_at, why, copies FROM quarantine
+WHERE number IN (SELECT number FROM quarantine INDEXED BY quarantine_open
+                 WHERE forgotten_at IS NULL ORDER BY number DESC LIMIT ?)
+ORDER BY number DESC
+"""
+
 COUNTS: Final = "SELECT state, count(*) FROM task INDEXED BY task_by_state GROUP BY state"
 
 # The rule of the verb `check`, whose callbacks in quarantine `OUTLOOK` counts.
 STANDING: Final = f"""
 SELECT (SELECT count(*) FROM task INDEXED BY task_open WHERE {OPEN} AND forgotten_at IS NULL)
-       + (SELECT count(*) FROM task INDEXED BY task_unseen
-          WHERE forgotten_at IS NULL
-                AND (state = 'lost' OR state = 'failed' AND reason = 'unknown_task')),
+       + (SELECT count(*) {_COUNTED} state = 'lost')
+       + (SELECT count(*) {_COUNTED} state = 'failed' AND reason = 'unknown_task'),
        (SELECT task_id FROM task WHERE id = (
             SELECT id FROM (SELECT id, min(created_at) FROM ({_OLDEST})))),
        (SELECT task_id FROM task INDEXED BY task_open

@@ -214,6 +214,7 @@ async def _open_doors(
         *parts.gateway.routes(),
         *stream_routes(parts.broadcast),
         *metric_routes(parts.readings),
+        *parts.site.routes(),
     ]
     private = private_runner(admin_app(parts.office, guard_socket, routes))
     runners.append(private)

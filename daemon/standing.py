@@ -10,30 +10,13 @@ from typing import Any, Final
 
 import click
 
-from daemon.display import age, size, text
+from daemon.rules.gate_words import explain_gate
+from daemon.wording import age, size, text
 
 Row = Mapping[str, Any]
 
 INDENT: Final = 17
 _COLUMNS: Final = 80
-_GATES: Final[Mapping[str, str]] = {
-    "key": (
-        "the provider refuses provider.api_key, so it is asked nothing and videos wait; put the "
-        "right key in and reload, or `retry` a task to try at once"
-    ),
-    "credits": "submits wait and are sent when there are credits: buy some; downloads go on",
-    "rate": "the provider wants fewer questions; it opens by itself, nothing to do",
-    "maintenance": "the provider is at work on its side; it opens by itself, nothing to do",
-    "api": (
-        "the provider gives no usable answer, so new links wait; it is tried again by itself: look "
-        "at the provider's own status, and at the network of this machine"
-    ),
-    "disk": (
-        "downloads wait, callbacks are still taken; make room above disk.min_free, or mend the "
-        "permissions of the download folder; it opens by itself"
-    ),
-}
-_HOST: Final = "downloads from this host wait; it is tried again by itself, others go on"
 
 
 def describe_standing(status: Row) -> Iterator[tuple[str, str, str]]:
@@ -95,8 +78,9 @@ def _whose(status: Row, name: str) -> str:
 
 def _gate(gate: Row) -> str:
     name = str(gate["name"])
-    meaning = _GATES.get(name, _HOST if name.startswith("host:") else "it opens by itself")
-    return f"{text(name)}, {age(gate['since'])}: {text(gate['reason'])}. This means: {meaning}"
+    words = explain_gate(name)
+    why = f"{text(name)}, {age(gate['since'])}: {text(gate['reason'])}"
+    return f"{why}. This means: {words.means}. Do: {words.do}"
 
 
 def _quarantined(held: int) -> tuple[str, str, str]:

@@ -29,6 +29,7 @@ from daemon.due_times import DueTimes
 from daemon.inspection import is_fatal, is_full, note_failure
 from daemon.intents import Intents
 from daemon.outbox import Outbox
+from daemon.overview import Overview
 from daemon.quarantine import Quarantine
 from daemon.restoration import Restoration
 from daemon.rules.lifecycle import State
@@ -102,6 +103,7 @@ class Store:
         self.quarantine = Quarantine(self._fetch, self._look)
         self.restoration = Restoration(self._fetch)
         self.stock = Stock(self._look, self._look_once)
+        self.overview = Overview(self._look)
         self.tally = Tally(self._fetch, self._look)
 
     async def receive(self, batch: Sequence[Tidings]) -> list[Received]:
@@ -332,16 +334,6 @@ class Store:
         """Return how many tasks are in each state, zeros included."""
         rows = await self._look_once(selections.COUNTS)
         return {state.value: 0 for state in State} | {row[0]: row[1] for row in rows}
-
-    async def outlook(self) -> tuple[int | None, int | None, int]:
-        """Return when the oldest open task was adopted, the next deadline, and the quarantined."""
-        rows = await self._look(selections.OUTLOOK, ())
-        return rows[0][0], rows[0][1], rows[0][2]
-
-    async def standing(self) -> tuple[int, str | None, str | None]:
-        """Return how many tasks are unsafe, the oldest open one, and that of the next deadline."""
-        rows = await self._look(selections.STANDING, ())
-        return rows[0][0], rows[0][1], rows[0][2]
 
     async def fail_for_good(self) -> None:
         """Wait for an error after which only a new start can be trusted, and raise it."""

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon.display import size
 from daemon.rules.redaction import escape_control
+from daemon.wording import size
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 HELD_LIMIT: Final = 20_000

@@ -75,12 +75,12 @@ def test_what_waits_has_its_id() -> None:
     ("gate", "words"),
     [
         ("key", "provider.api_key"),
-        ("credits", "buy some"),
-        ("rate", "nothing to do"),
-        ("maintenance", "nothing to do"),
-        ("api", "tried again by itself"),
+        ("credits", "buy credits"),
+        ("rate", "opens by itself"),
+        ("maintenance", "opens by itself"),
+        ("api", "tried again by themselves"),
         ("disk", "make room"),
-        ("host:files.example.com", "downloads from this host wait"),
+        ("host:files.example.com", "downloads from there wait"),
     ],
 )
 def test_a_gate_says_what_it_means_and_what_to_do(gate: str, words: str) -> None:

@@ -27,17 +27,16 @@ STATES: Final = (
     "quarantined",
 )
 _NAMES: Final = """
-admin.acted admin.refused ballast.filled ballast.released callback.quarantined
-callback.received callback.rejected clock.jumped clock.right clock.wrong config.rejected
+admin.acted admin.refused ballast.filled ballast.released callback.quarantined callback.received
+callback.rejected callback.tested clock.jumped clock.right clock.wrong config.rejected
 config.reloaded config.warning credits.low daemon.cut_short daemon.failed daemon.ready
-daemon.stopped daemon.stopping deadline.near download.failed download.finished
-download.narrowed download.restarted download.started gate.closed gate.opened
-gateway.field_dropped gateway.relayed heartbeat.failed heartbeat.resumed heartbeat.withheld
-host.first_seen http.crowded http.failed http.malformed
-ledger.restored library.message log.dropped loop.blocked notify.delayed notify.dropped notify.failed
-notify.recovered notify.sent poll.asked store.failed store.recovered store.unchecked
-submit.answered submit.recorded task.moved task.renamed task.unconfirmed task.vanished
-watchdog.hungry
+daemon.stopped daemon.stopping deadline.near download.failed download.finished download.narrowed
+download.restarted download.started gate.closed gate.opened gateway.field_dropped
+gateway.relayed heartbeat.failed heartbeat.resumed heartbeat.withheld host.first_seen
+http.crowded http.failed http.malformed ledger.restored library.message log.dropped loop.blocked
+notify.delayed notify.dropped notify.failed notify.recovered notify.sent poll.asked store.failed
+store.recovered store.unchecked submit.answered submit.recorded task.moved task.renamed
+task.unconfirmed task.vanished watchdog.hungry
 """
 EVENTS: Final = tuple(_NAMES.split())
 """All that the log has lines for; a test compares them with the code."""

@@ -11,6 +11,7 @@ import click
 from daemon import display
 from daemon.cli.group import Exit, Invocation, as_json, cli, print_json
 from daemon.config.units import parse_duration
+from daemon.wording import explain_unsafe
 
 _CHAPTERS = {
     "stored": "made",
@@ -45,7 +46,7 @@ def check(invocation: Invocation, *, as_json: bool) -> int:
     """Exit 0 when nothing that was paid for is unsafe, 1 when something is."""
     client = invocation.client()
     unsafe = [
-        {"id": task["task_id"], "state": task["state"], "why": display.explain_unsafe(task)}
+        {"id": task["task_id"], "state": task["state"], "why": explain_unsafe(task)}
         for task in client.tasks(UNSAFE)
         if task["forgotten_at"] is None and _is_open(task)
     ]

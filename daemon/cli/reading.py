@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from daemon import display
 from daemon.cli.completion import complete_events, complete_ids
 from daemon.cli.group import Exit, Invocation, as_json, cli
 from daemon.config.units import parse_duration
+from daemon.wording import text
 
 if TYPE_CHECKING:
     from daemon.storyline import Narrator, Story, Wanted
@@ -86,7 +86,7 @@ def logs(
         with closing(batches):
             shown = _show(batches, wanted, story, narrator, sort=story is not None and not follow)
         if task and not shown:
-            told = f"suno-videod show {display.text(task)} has its history from the ledger"
+            told = f"suno-videod show {text(task)} has its history from the ledger"
             click.echo(f"nothing is said of that task here; {told}", err=True)
     except NothingLogged as nothing:
         click.echo(str(nothing), err=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from daemon import display
+from daemon import wording
 from daemon.board import ROWS_LIMIT, Board
 from daemon.cli.group import Exit
 from daemon.cli.waiting import has_ended, judge_end
@@ -190,6 +190,6 @@ class Session:
     def _judge(self) -> int:
         tasks = [self._board.tasks[given_id] for given_id in self._board.ids]
         for task in tasks:
-            if display.is_open_submit(task):
-                click.echo(display.explain_open(task), err=True)
+            if wording.is_open_submit(task):
+                click.echo(wording.explain_open(task), err=True)
         return max((judge_end(task) for task in tasks), default=Exit.DONE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daemon import display
+from daemon import display, wording
 from daemon.cli.completion import complete_ids, complete_states
 from daemon.cli.group import Exit, Invocation, as_json, cli, judge_refusal, print_json, print_tasks
 from daemon.cli.waiting import judge_end, wait_for_end
@@ -46,11 +46,11 @@ def submit(
         click.echo(f"\nthe daemon {told}", err=True)
         raise
     print_tasks([task], as_json=as_json)
-    if display.is_open_submit(task):
-        click.echo(display.explain_open(task), err=True)
+    if wording.is_open_submit(task):
+        click.echo(wording.explain_open(task), err=True)
     if wait:
         return judge_end(task)
-    return Exit.TRANSIENT if display.is_open_submit(task) else Exit.DONE
+    return Exit.TRANSIENT if wording.is_open_submit(task) else Exit.DONE
 
 
 @cli.command("track")
@@ -74,7 +74,7 @@ def track(invocation: Invocation, ids: tuple[str, ...], label: str | None, *, as
             problems = [{"id": task_id, "message": str(refused)} for task_id in batch]
             answer = {"tasks": [], "rejected": problems}
         for problem in answer.get("rejected", []):
-            click.echo(f"{display.text(problem['id'])}: {problem['message']}", err=True)
+            click.echo(f"{wording.text(problem['id'])}: {problem['message']}", err=True)
             rejected += 1
         tracked += len(answer["tasks"])
         if as_json:
@@ -192,7 +192,7 @@ def retry(
         ids = tuple(
             task["task_id"]
             for task in client.tasks(["failed"])
-            if task["forgotten_at"] is None and not display.is_submit(task)
+            if task["forgotten_at"] is None and not wording.is_submit(task)
         )
     retried, code = _each(ids, lambda task_id: client.retry(task_id, force=force))
     for task in retried:
@@ -211,6 +211,6 @@ def _each(
         try:
             granted.append(ask(given_id))
         except DaemonRefused as refused:
-            click.echo(f"{display.text(given_id)}: {refused}", err=True)
+            click.echo(f"{wording.text(given_id)}: {refused}", err=True)
             code = max(code, judge_refusal(refused))
     return granted, code

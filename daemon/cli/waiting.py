@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import click
 
-from daemon import display
 from daemon.cli.group import Exit
 from daemon.client import Client, NoDaemon
 from daemon.rules.failure import Reason
+from daemon.wording import needs_person, text
 
 _ENDS: Final = frozenset({"done", "failed", "lost", "pruned"})
 LOOK_SECONDS: Final = 0.25
@@ -40,7 +40,7 @@ def wait_for_end(client: Client, task: Mapping[str, Any]) -> Any:
             if time.monotonic() - gone_since > RESTART_SECONDS:
                 line.end()
                 raise
-            line.show(f"{display.text(task_id)}  waiting for the daemon to come back")
+            line.show(f"{text(task_id)}  waiting for the daemon to come back")
         else:
             gone_since = None
             line.show(draw_line(newest, line.columns(), pace.feed(newest["received_bytes"])))
@@ -52,7 +52,7 @@ def wait_for_end(client: Client, task: Mapping[str, Any]) -> Any:
 
 def has_ended(task: Mapping[str, Any]) -> bool:
     """Tell whether nothing more comes of waiting for this task."""
-    return bool(task["state"] in _ENDS or task["forgotten_at"] or display.needs_person(task))
+    return bool(task["state"] in _ENDS or task["forgotten_at"] or needs_person(task))
 
 
 def judge_end(task: Mapping[str, Any]) -> Exit:

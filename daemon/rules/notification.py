@@ -7,6 +7,8 @@ the videos, and what to do.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from daemon.rules.gate_words import explain_gate
+
 EVENTS: Final = (
     *("task.stored", "task.done", "task.failed", "task.lost", "deadline.near"),
     *("gate.closed", "gate.opened", "credits.low", "finish.failed"),
@@ -22,51 +24,6 @@ _ABSENT: Final = frozenset({404, 410})
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _NOTHING: Final = "Nothing to do."
-
-_GATES: Mapping[str, tuple[str, str]] = {
-    "key": (
-        "the provider refuses the API key",
-        (
-            "Nothing is lost: callbacks are recorded and downloads go on. Nothing can be asked or "
-            "submitted meanwhile, and the provider deletes videos after about 14 days. Do: put a "
-            "valid key into provider.api_key, then systemctl reload suno-videod."
-        ),
-    ),
-    "credits": (
-        "the credits are used up",
-        (
-            "Nothing is lost: videos that were paid for are still fetched. No new video can be "
-            "submitted. Do: buy credits; it goes on by itself."
-        ),
-    ),
-    "rate": (
-        "the provider wants fewer calls",
-        (
-            "Nothing is lost: questions wait and go on by themselves. Nothing to do, unless it "
-            "comes again and again: then lower provider.requests_per_second."
-        ),
-    ),
-    "maintenance": (
-        "the provider is under maintenance",
-        "Nothing is lost: questions wait and go on by themselves. Nothing to do.",
-    ),
-    "api": (
-        "the provider's API does not answer",
-        (
-            "Nothing is lost: callbacks are recorded, questions wait and go on by themselves. Do, "
-            "when it lasts for hours: see whether the provider is down, and whether this machine "
-            "reaches it (suno-videod status)."
-        ),
-    ),
-    "disk": (
-        "the disk for the videos takes no more",
-        (
-            "Nothing is lost: callbacks are recorded, but downloads wait, and the provider deletes "
-            "videos after about 14 days. Do: make room, or mend the disk (suno-videod status says "
-            "what is wrong); it goes on by itself."
-        ),
-    ),
-}
 
 
 def write_text(event: str, data: Mapping[str, Any]) -> tuple[str, str]:
@@ -133,18 +90,9 @@ def _near(data: Mapping[str, Any]) -> tuple[str, str]:
 
 def _closed(data: Mapping[str, Any]) -> tuple[str, str]:
     name, reason = str(data["name"]), _cut(data.get("reason"))
-    if name.startswith("host:"):
-        host = name.removeprefix("host:")
-        what, rest = (
-            f"{host} does not deliver its videos",
-            (
-                "Nothing is lost yet: downloads from there wait and are tried again by themselves; "
-                "all others go on. Nothing to do unless deadlines come near (suno-videod status)."
-            ),
-        )
-    else:
-        what, rest = _GATES.get(name, ("one kind of work waits", "It goes on by itself."))
-    return f"Gate {name} is shut", f"Gate {name} is shut: {what} ({reason}). {rest}"
+    what, means, todo = explain_gate(name)
+    means = f"{means[0].upper()}{means[1:]}"
+    return f"Gate {name} is shut", f"Gate {name} is shut: {what} ({reason}). {means}. Do: {todo}."
 
 
 def _opened(data: Mapping[str, Any]) -> tuple[str, str]:

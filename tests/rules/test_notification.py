@@ -63,7 +63,7 @@ def test_a_host_and_an_unknown_gate_have_words_too() -> None:
     _, text = write_text("gate.closed", {"name": "host:cdn.example.com", "reason": "down"})
     assert "cdn.example.com does not deliver its videos (down)" in text
     _, text = write_text("gate.closed", {"name": "new", "reason": "why"})
-    assert "goes on by itself" in text
+    assert "opens by itself" in text
 
 
 def test_what_is_missing_leaves_no_hole() -> None:

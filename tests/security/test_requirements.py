@@ -16,12 +16,10 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "S4-02": "comes with the decoder",
     "S4-03": "comes with the decoder",
     "S4-06": "comes with the decoder",
-    "S4-07": "comes with the dashboard's player",
     "S6-01": "comes with the owner's command",
     "S6-02": "comes with the owner's command",
     "S6-05": "comes with the owner's command",
     "S7-05": "may, and is not there",
-    "S8-06": "comes with the dashboard",
     "S9-03": "not required by design",
 }
 

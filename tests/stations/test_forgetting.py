@@ -94,7 +94,7 @@ async def test_nobody_looks_at_what_was_forgotten(store: Store, plant: Plant, st
     assert await store.next_due(0) == (None, None)
     assert await store.unanswered(later, 9, silent=True) == []
     assert await store.ending(later, None, 9) == []
-    assert await store.outlook() == (None, None, 0)
+    assert await store.overview.outlook() == (None, None, 0)
     assert await store.tasks() == [task]
     assert (await store.history("a"))[0].cause == "hinted"
 
@@ -228,7 +228,7 @@ async def test_a_quarantined_callback_is_acknowledged(store: Store) -> None:
     )
     held = await keep(now=START)
     other = await hold(store, b"other", why="no task id", now=START)
-    assert (await store.outlook())[2] == 2
+    assert (await store.overview.outlook())[2] == 2
     for at in (START + 1, START + 2):
         forgotten = await store.quarantine.forget(held.id, at)
         assert forgotten is not None
@@ -236,7 +236,7 @@ async def test_a_quarantined_callback_is_acknowledged(store: Store) -> None:
     again = await keep(now=START + 9)
     assert (again.id, again.copies, again.forgotten_at) == (held.id, 2, START + 1)
     assert (again.received_at, again.body) == (START, b"odd")
-    assert (await store.outlook())[2] == 1
+    assert (await store.overview.outlook())[2] == 1
     assert await store.quarantine.one(held.id) == again
     assert await store.quarantine.one("quarantine-none") is None
     assert await store.quarantine.forget("quarantine-none", START) is None

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daemon.display import explain_unsafe
+from daemon.wording import explain_unsafe
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from daemon.rules.task import Task, Tidings, Unread
 from daemon.rules.verdict import Verdict
 from daemon.stock import DAY_MS
 from daemon.store import Store, open_store
+from daemon.tally import Tallied
 
 NOW = 1_790_000_000_000
 HOUR = 3_600_000
@@ -156,9 +157,9 @@ CALLS: Mapping[str, Callable[[Store], Awaitable[object]]] = {
     "tasks, several": lambda store: store.tasks(("failed", "wanted", "lost", "failed"), 4),
     "history": lambda store: store.history("open0"),
     "histories": lambda store: store.histories(["open0", "finished3", "nobody"]),
-    "outlook": lambda store: store.outlook(),
+    "overview.outlook": lambda store: store.overview.outlook(),
     "counts": lambda store: store.counts(),
-    "standing": lambda store: store.standing(),
+    "overview.standing": lambda store: store.overview.standing(),
     "obtainable": lambda store: store.obtainable(NOW, LIMIT, None),
     "writable": lambda store: store.writable(),
     "ask_about_all": lambda store: store.ask_about_all(NOW),
@@ -186,6 +187,15 @@ CALLS: Mapping[str, Callable[[Store], Awaitable[object]]] = {
     "quarantine.forget": lambda store: store.quarantine.forget("quarantine-open1", NOW),
     "due_times.count_overdue": lambda store: store.due_times.count_overdue(NOW - 50, NOW),
     "due_times.longest_due": lambda store: store.due_times.longest_due(NOW),
+    "overview.unsafe": lambda store: store.overview.unsafe(),
+    "overview.moving": lambda store: store.overview.moving(LIMIT),
+    "overview.stuck": lambda store: store.overview.stuck(LIMIT),
+    "overview.refused": lambda store: store.overview.refused(LIMIT),
+    "overview.newest_stored": lambda store: store.overview.newest_stored(LIMIT),
+    "overview.held": lambda store: store.overview.held(LIMIT),
+    "tally.add": lambda store: store.tally.add([Tallied(NOW // HOUR, "accepted", 3, NOW, "a")]),
+    "tally.since": lambda store: store.tally.since(NOW - HOUR),
+    "tally.delete_old": lambda store: store.tally.delete_old(NOW),
     "stock.by_day": lambda store: store.stock.by_day(NOW // DAY_MS + 1),
     "stock.total_bytes": lambda store: store.stock.total_bytes(),
     "due_times.pull_in": lambda store: store.due_times.pull_in(NOW, HOUR),
@@ -204,7 +214,10 @@ NOT_ASKED = {
 WHOLE = {
     "counts": "an index is counted, on the reader and only after a commit",
     "stock.total_bytes": "likewise",
-    "standing": "what is unsafe is counted, all of it",
+    "overview.standing": "what is unsafe is counted, all of it",
+    "overview.unsafe": "likewise",
+    "overview.stuck": "a page, which is not full in the smaller one",
+    "overview.refused": "likewise",
     "obtainable": "once, after a backup was put in the ledger's place",
     "outbox.undelivered": "what was given up is counted, on the reader",
     "outbox.drop_others": "the outbox alone, at the start and at a reload",
@@ -217,6 +230,14 @@ ALLOWED = {
     "histories": {"USE TEMP B-TREE FOR ORDER BY"},  # the steps of one page
     "intents.due": {"USE TEMP B-TREE FOR ORDER BY"},  # the wishes that are due
     "counts": {"SCAN task USING COVERING INDEX task_by_state"},
+    "overview.stuck": {
+        # The submits that are not settled.
+        "SCAN submission USING INDEX submission_unsent",
+        "USE TEMP B-TREE FOR ORDER BY",
+    },
+    "overview.unsafe": {"SCAN submission USING INDEX submission_unsent"},
+    # A row for each hour and cause.
+    "tally.since": {"USE TEMP B-TREE FOR GROUP BY", "USE TEMP B-TREE FOR ORDER BY"},
     "stock.by_day": {"USE TEMP B-TREE FOR GROUP BY"},  # a row for each day
     "stock.total_bytes": {"SCAN task USING COVERING INDEX task_stored"},
     "outbox.subscribe": {"SCAN subscriber"},  # a row for each target and event
@@ -229,7 +250,7 @@ HARMLESS = re.compile(
     r"""
     SCAN\ (\d+\ CONSTANT\ ROWS|CONSTANT\ ROW|json_each|asked|intent|\()
     # What was given, or selected before
-    |SCAN\ \w+\ USING\ (COVERING\ )?INDEX\ (task_open|quarantine_open|task_unseen)
+    |SCAN\ \w+\ USING\ (COVERING\ )?INDEX\ (task_open|quarantine_open)
     # An index of what is open alone
     """,
     re.VERBOSE,
@@ -257,7 +278,8 @@ async def plan(store: Store, sql: str) -> set[str]:
 def test_everything_is_asked_here() -> None:
     """A new method of the store is named in this file, or this fails."""
     parts: dict[str, type] = {"": Store}
-    for name in ("balances", "sightings", "intents", "outbox", "due_times", "quarantine", "stock"):
+    named = ("balances", "sightings", "intents", "outbox", "due_times", "quarantine", "stock")
+    for name in (*named, "overview", "tally"):
         hint = inspect.getmodule(Store)
         parts[f"{name}."] = getattr(hint, name.title().replace("_", ""))
     parts["restoration."] = vars(inspect.getmodule(Store))["Restoration"]
@@ -424,7 +446,7 @@ async def test_a_long_page_is_shown_in_turns(store: Store) -> None:
             await asyncio.sleep(0)
 
     answering = asyncio.create_task(answer())
-    shown = await office._in_turns(lambda task: task.task_id, tasks)
+    shown = await office.in_turns(lambda task: task.task_id, tasks)
     answering.cancel()
     assert shown == [task.task_id for task in tasks]
     assert turns == len(tasks) // office.TURN == 10

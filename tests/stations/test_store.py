@@ -209,7 +209,7 @@ async def test_the_same_bytes_are_quarantined_once(store: Store) -> None:
         (b"0", 1, "not JSON"),
         (b"{", 2, "not JSON"),
     ]
-    assert await store.outlook() == (None, None, 4)
+    assert await store.overview.outlook() == (None, None, 4)
 
 
 async def test_the_list_is_paged_newest_first(store: Store, plant: Plant) -> None:
@@ -226,7 +226,7 @@ async def test_the_list_is_paged_newest_first(store: Store, plant: Plant) -> Non
         State.FAILED: 1,
         State.EXPECTED: 1,
     }
-    assert await store.outlook() == (NOW, NOW, 0)
+    assert await store.overview.outlook() == (NOW, NOW, 0)
     assert await store.task("t9") is None
 
 

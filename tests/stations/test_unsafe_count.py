@@ -17,7 +17,7 @@ VALUES (:task_id, :state, 'adopted', 'track', :at, :at, :deadline, :reason, :for
 
 async def test_it_counts_what_check_names(store: Store) -> None:
     """Every state, with and without a reason, seen by somebody or not, is counted alike."""
-    assert await store.standing() == (0, None, None)
+    assert await store.overview.standing() == (0, None, None)
     kinds = product(State, (None, "unknown_task", "generate_failed"), (None, NOW))
     for number, (state, reason, forgotten) in enumerate(kinds):
         values = {
@@ -39,7 +39,7 @@ async def test_it_counts_what_check_names(store: Store) -> None:
     ]
     waiting = [task for task in named if task.state in {"expected", "wanted", "verified"}]
     assert len(named) == 3 * 3 + 3 + 1
-    assert await store.standing() == (
+    assert await store.overview.standing() == (
         len(named),
         min(waiting, key=lambda task: task.created_at).task_id,
         min(waiting, key=lambda task: task.deadline_at).task_id,

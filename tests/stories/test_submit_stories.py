@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from daemon.display import needs_person
 from daemon.simulator.faults import ApiFaults, Faults, Reply
 from daemon.simulator.music import DEAD_AUDIO, FOREIGN_AUDIO, FOREIGN_MUSIC, UNKNOWN_MUSIC
 from daemon.simulator.simulator import Simulator
+from daemon.wording import needs_person
 from tests.stories.harness import (
     PATIENCE_SECONDS,
     TASK_FIELDS,

@@ -11,7 +11,7 @@ from daemon.cli.doctor.findings import Group, Sheet
 from daemon.cli.doctor.network import judge_days
 from daemon.cli.group import Exit
 from daemon.diagnosis_views import DiagnosisView, FolderView, PlaceView, TallyView
-from daemon.display import age, size
+from daemon.wording import age, size
 
 CLOCK_WARN_SECONDS: Final = 60.0
 CLOCK_FAIL_SECONDS: Final = 3600.0

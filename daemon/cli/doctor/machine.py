@@ -16,8 +16,8 @@ from typing import Final
 from daemon.cli.doctor.findings import Group, Sheet
 from daemon.cli.group import Exit
 from daemon.config import ConfigError, Loaded
-from daemon.display import size
 from daemon.floors import check_floors
+from daemon.wording import size
 
 LEAST_PYTHON: Final = (3, 11)
 UNIT: Final = "suno-videod"

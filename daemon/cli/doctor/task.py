@@ -9,8 +9,8 @@ from typing import Final
 from daemon.cli.doctor.findings import Group, Sheet
 from daemon.cli.group import Exit
 from daemon.diagnosis_views import TaskDiagnosisView
-from daemon.display import age, explain_task, size
 from daemon.rules.submission import TEXT_LIMIT
+from daemon.wording import age, explain, size
 
 _NEAR: Final = timedelta(hours=72)
 _SAFE: Final = frozenset({"stored", "done", "pruned"})
@@ -29,7 +29,7 @@ def judge_task(sheet: Sheet, found: TaskDiagnosisView) -> None:
 def _judge_state(sheet: Sheet, found: TaskDiagnosisView) -> None:
     task = found.task
     told = f"{task.task_id} is {task.state}" + (f" ({task.reason})" if task.reason else "")
-    meaning = explain_task(_row(found))
+    meaning = explain(_row(found))
     said = f"; last word: {task.message}" if task.message else ""
     text = f"{told}, in the ledger since {age(task.created_at)}: {meaning}{said}"
     if task.state in _SAFE or task.forgotten_at:
