@@ -159,6 +159,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         bell=bells.messages,
         hmac_key=hmac_key,
         targets=targets,
+        count=metrics.count_message,
     )
     gateway = Gateway(
         store,
@@ -265,6 +266,7 @@ async def build(config: Config, stack: AsyncExitStack) -> Parts:
         pulse=pulse,
         progress=progress,
         received_bytes=lambda: downloader.received_bytes,
+        answers=examiner.turnstile.totals,
         state_dir=config.state_dir,
     )
     return Parts(

@@ -62,9 +62,11 @@ class Courier:
         bell: Bell,
         hmac_key: Callable[[], str | None],
         targets: Targets | None = None,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._targets = targets
+        self._count = count
         self._session = session
         self._policy = policy
         self._now = now
@@ -105,6 +107,7 @@ class Courier:
             await self._put_off(message, named, failure)
         else:
             await insist(lambda: self._store.outbox.delete(message))
+            self._count("delivered")
             _log.debug("notify.sent", **named, tries=message.tries + 1)
             if receiver in self._broken:
                 self._broken.discard(receiver)
@@ -156,6 +159,7 @@ class Courier:
         said = mask(failure.message)
         await insist(lambda: self._store.outbox.postpone(message, due_at, said))
         receiver = _receiver(message)
+        self._count("given_up" if due_at is None else "delayed")
         if due_at is None:
             _log.warning("notify.failed", **named, tries=tries, error=said)
         elif receiver not in self._broken:

@@ -88,6 +88,7 @@ class Metrics:
         self._moves = self._counter("task_moves", "Changes of state, by the new one", "state")
         self._downloads = self._counter("downloads", "Attempts that ended, and how", "outcome")
         self._calls = self._counter("provider_calls", "Our calls to the provider", "outcome")
+        self._messages = self._counter("notifications", "Tries to tell somebody", "outcome")
         self.commit_seconds = Histogram(
             "commit_seconds",
             "How long transactions of the ledger take, with the sync of the disk",
@@ -108,6 +109,8 @@ class Metrics:
             self._moves.labels(state)
         for outcome in ("fetched", *Reason):
             self._downloads.labels(outcome)
+        for told in ("delivered", "delayed", "given_up"):
+            self._messages.labels(told)
         for answered in Outcome:
             self._calls.labels(answered.value)
 
@@ -126,6 +129,10 @@ class Metrics:
     def count_call(self, outcome: Outcome) -> None:
         """Count a call to the provider."""
         self._calls.labels(outcome.value).inc()
+
+    def count_message(self, outcome: str) -> None:
+        """Count a try to tell a target or an application: delivered, delayed or given_up."""
+        self._messages.labels(outcome).inc()
 
     def counted(self, fetch: Step, clock: Callable[[], float]) -> Step:
         """Return the download step, with its ends counted."""

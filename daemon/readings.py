@@ -22,6 +22,7 @@ from daemon.office import Office
 from daemon.progress import Progress
 from daemon.pulse import Pulse
 from daemon.rules.failure import Hindered
+from daemon.turnstile import Answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Readings:
     pulse: Pulse
     progress: Progress
     received_bytes: Callable[[], int]
+    answers: Counter[str]
+    """What the callback listener answered since the start, by cause."""
     state_dir: Path
 
     async def take(self) -> None:
@@ -55,6 +58,8 @@ class Readings:
     async def _tasks(self) -> list[Reading]:
         store, now = self.office.store, self.office.now()
         oldest_at, deadline_at, quarantined = await store.overview.outlook()
+        unsafe, _, _ = await store.overview.standing()
+        undelivered = sum(one.count for one in await store.outbox.undelivered())
         asked_since, fetched_since = await store.due_times.longest_due(now)
         overdue = await self.office.find_overdue()
         left = None if deadline_at is None else (deadline_at - now) / 1000
@@ -62,6 +67,8 @@ class Readings:
         told = "For how long the oldest question has been due"
         return [
             Reading("tasks", "Tasks by state", await store.counts(), "state"),
+            Reading("unsafe", "Tasks that `check` names", unsafe),
+            Reading("undelivered", "Events that were given up", undelivered),
             Reading("quarantined", "Callbacks nobody could read or has seen", quarantined),
             Reading(
                 "overdue", "What should have happened by now; `status` says what", len(overdue)
@@ -138,6 +145,13 @@ class Readings:
             Reading("loop_lag_seconds", "How late the loop last woke up", self.pulse.lag_seconds),
             Reading("downloads_running", "Downloads on their way", self.progress.running),
             Reading("download_bytes", "Received from hosts", received, counted=True),
+            Reading(
+                "callbacks",
+                "What the callback listener answered",
+                {cause.value: self.answers[cause] for cause in Answered},
+                "outcome",
+                counted=True,
+            ),
         ]
 
 

@@ -30,6 +30,8 @@ def stream_routes(broadcast: Broadcast) -> list[web.RouteDef]:
 async def _stream(request: web.Request, broadcast: Broadcast) -> web.StreamResponse:
     """Send news until the reader leaves or the daemon stops."""
     response = EventSourceResponse(send_timeout=SEND_SECONDS, ping_interval=QUIET_SECONDS)
+    # The library says no-cache, which lets a disk keep it.
+    response.headers["Cache-Control"] = "no-store"
     await response.prepare(request)
     with suppress(ClientConnectionResetError, TimeoutError), broadcast.listen() as listener:
         async with response:

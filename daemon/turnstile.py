@@ -6,7 +6,7 @@ minute of counts, and never a callback.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -73,6 +73,8 @@ class Turnstile:
     """Counts since the last writing; `now` is in milliseconds since 1970."""
 
     def __init__(self, now: Callable[[], int]) -> None:
+        self.totals: Counter[str] = Counter()
+        """All answers since the start, by cause."""
         self._now = now
         self._fresh: dict[tuple[int, str], tuple[int, int, str]] = {}
         self._notes: OrderedDict[str, Note] = OrderedDict()
@@ -80,6 +82,7 @@ class Turnstile:
 
     def count(self, cause: str, remote: str) -> None:
         """Count one answer."""
+        self.totals[cause] += 1
         at = self._now()
         key = (at // HOUR, cause)
         before = self._fresh.get(key)

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -116,6 +118,9 @@ async def test_the_numbers_tell_what_happened(stage: Stage) -> None:
     assert found["suno_videod_build_info"]
     assert found["suno_videod_tasks"][("done",)] == 1
     assert found["suno_videod_task_moves_total"][("stored",)] == 1
+    assert found["suno_videod_callbacks_total"][("accepted",)] >= 2
+    assert found["suno_videod_callbacks_total"][("not_stored",)] == 0
+    assert found["suno_videod_unsafe"][()] == 1
     assert found["suno_videod_downloads_total"][("fetched",)] == 1
     assert sum(found["suno_videod_downloads_total"].values()) > 1
     assert found["suno_videod_provider_calls_total"][("answered",)] >= 2
@@ -135,6 +140,29 @@ async def test_the_numbers_tell_what_happened(stage: Stage) -> None:
     again = await metrics(daemon)
     assert again["suno_videod_last_backup_timestamp_seconds"][()] > 1_700_000_000
     assert again["suno_videod_tasks"] == found["suno_videod_tasks"]
+
+
+async def test_every_metric_is_listed(stage: Stage) -> None:
+    """The page names what there is, and nothing that is not; a label at its metric."""
+    daemon = await stage.daemon(None, admin=TCP)
+    await daemon.post({"code": 200})
+    assert (await daemon.run("backup", str(daemon.folder / "copy"))).code == 0
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(suno_videod_\w+)` \| (?:`(\w+)`)? ?\|", page, re.MULTILINE))
+    answer = await daemon.call("/metrics", {})
+    there = {}
+    for family in text_string_to_metric_families(answer.body.decode()):
+        if family.name.startswith("suno_videod") and family.samples:
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            there[name] = "".join(labels)
+    # Nobody shut a gate, nobody told us of credits, and no answer came.
+    absent = {"gate_closed_timestamp_seconds", "credits", "last_poll_timestamp_seconds"}
+    absent.add("earliest_deadline_seconds")
+    assert {name for name in listed if name not in there} <= {
+        f"suno_videod_{name}" for name in absent
+    }
+    assert {name: listed.get(name) for name in there} == there
 
 
 async def test_a_shut_gate_is_a_number_with_its_time(stage: Stage) -> None:
