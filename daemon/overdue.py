@@ -32,9 +32,14 @@ async def find_overdue(
         now - OVERDUE_MS, now + NEAR_LEVELS_MS[0]
     )
     if questions and has_key:
-        found.append(f"{questions} questions have been due for over an hour")
+        found.append(_say(questions, "question has", "questions have", "been due for over an hour"))
     if steps:
-        found.append(f"{steps} downloads have been due for over an hour")
+        found.append(_say(steps, "download has", "downloads have", "been due for over an hour"))
     if near:
-        found.append(f"{near} videos are not here and near the provider's deadline, or past it")
+        rest = "not here and near the provider's deadline, or past it"
+        found.append(_say(near, "video is", "videos are", rest))
     return found
+
+
+def _say(count: int, one: str, many: str, rest: str) -> str:
+    return f"{count} {one if count == 1 else many} {rest}"

@@ -37,9 +37,9 @@ async def test_what_is_late_is_told_with_its_reason(
     found = await find_overdue(store, gates.shut(), now(), has_key=True)
     assert found == [
         "gate key has been shut for 2 h: wrong key",
-        "1 questions have been due for over an hour",
-        "1 downloads have been due for over an hour",
-        "1 videos are not here and near the provider's deadline, or past it",
+        "1 question has been due for over an hour",
+        "1 download has been due for over an hour",
+        "1 video is not here and near the provider's deadline, or past it",
     ]
     keyless = await find_overdue(store, [], now(), has_key=False)
     assert keyless == found[2:]
