@@ -7,8 +7,8 @@ no link is followed to it. Whoever hangs up, hangs up: a player that seeks does 
 import os
 import re
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -71,6 +71,16 @@ class _Opened:
                 self.file.close()
 
 
+@asynccontextmanager
+async def _opening(disk: Disk, name: str) -> AsyncIterator[_Opened]:
+    opened = _Opened()
+    try:
+        await disk.run(opened.open, disk.directory, name)
+        yield opened
+    finally:
+        opened.close(disk)
+
+
 async def send_video(
     request: web.Request, disk: Disk, task: Task, stopping: Callable[[], bool]
 ) -> web.StreamResponse | None:
@@ -79,18 +89,15 @@ async def send_video(
     Raises:
         Hindered: our own disk failed.
     """
-    name, opened = name_of(task, disk), _Opened()
+    name = name_of(task, disk)
     if name is None:
         return None
-    try:
-        await disk.run(opened.open, disk.directory, name)
+    async with _opening(disk, name) as opened:
         # Another size is another content than the one that was checked.
         if opened.file is None or opened.size_bytes != task.size_bytes:
             return None
         opened.tag = task.sha256 or opened.tag
         return await _send(request, disk, opened, "video/mp4", name, stopping)
-    finally:
-        opened.close(disk)
 
 
 async def send_picture(
@@ -101,16 +108,13 @@ async def send_picture(
     Raises:
         Hindered: our own disk failed.
     """
-    name, opened = name_of(task, disk), _Opened()
+    name = name_of(task, disk)
     if name is None:
         return None
-    try:
-        await disk.run(opened.open, disk.directory, picture_of(name))
+    async with _opening(disk, picture_of(name)) as opened:
         if opened.file is None or opened.head != _JPEG:
             return None
         return await _send(request, disk, opened, "image/jpeg", picture_of(name), stopping)
-    finally:
-        opened.close(disk)
 
 
 async def _send(

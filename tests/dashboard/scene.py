@@ -33,8 +33,8 @@ from daemon.rules.schedule import Pace
 from daemon.rules.task import Task, Tidings
 from daemon.rules.verdict import Terms
 from daemon.store import Store, open_store
-from daemon.submitter import Submitter
 from daemon.targets import Targets
+from tests.stations.examining import make_submitter
 from tests.stories.harness import Heard, ask
 
 TOKEN: Final = "token-of-the-dashboard-in-these-tests"
@@ -162,15 +162,13 @@ async def open_scene(folder: Path, *, clock: Callable[[], int]) -> AsyncIterator
         api_session("http://127.0.0.1:9", lambda: None) as session,
         file_session(lambda: _POLICY, 1, 1, 1) as files,
     ):
-        submitter = Submitter(
-            *(store, Provider(session, "sunoapi", gates, clock, 1), files, gates),
-            policy=lambda: _POLICY,
-            terms=lambda: terms,
-            retention_ms=lambda: 14 * DAY,
-            callback_url=lambda: "https://mv.example.com/video-callback/token",
+        submitter = make_submitter(
+            store,
+            Provider(session, "sunoapi", gates, clock, 1),
+            files,
+            gates,
+            policy=_POLICY,
             now=clock,
-            ring=lambda: None,
-            ring_credits=lambda: None,
         )
         office = Office(
             store=store,

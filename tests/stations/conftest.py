@@ -1,11 +1,14 @@
 """What the tests of the stations share: a clock that can be set, a ledger, a provider in a box."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import io
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from sqlite3 import SQLITE_DENY  # noqa: TID251 - a ledger is broken from below here
 
 import pytest
+import structlog
 
 from daemon.config.sections import Download
 from daemon.disk import Disk
@@ -205,3 +208,12 @@ def start(store: Store, gates: Gates, now: Callable[[], int]) -> Start:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for the provider's word longer than 0.3 s."""
     monkeypatch.setattr("daemon.submitter.ANSWER_SECONDS", 0.3)
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """A log that ends up in memory."""
+    yield io.StringIO()
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
+    logging.captureWarnings(capture=False)

@@ -1,4 +1,4 @@
-"""An examiner over the parts that a test has."""
+"""An examiner, and a submitter, over the parts that a test has."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,42 @@ from daemon.config import load
 from daemon.diagnosis import Examiner
 from daemon.disk import Disk
 from daemon.gates import Gates
+from daemon.outbound import Session
 from daemon.provider import Provider
+from daemon.rules.address import AddressPolicy
+from daemon.rules.schedule import Pace
+from daemon.rules.verdict import Terms
 from daemon.store import Store
 from daemon.submitter import Submitter
 from daemon.turnstile import Turnstile
 
 START = 1_790_000_000_000
+
+
+WEEK = 7 * 86_400_000
+TERMS = Terms(Pace(1000, 1000, 1000), 1000, 1000, has_key=True)
+
+
+def make_submitter(
+    store: Store,
+    provider: Provider,
+    files: Session,
+    gates: Gates,
+    *,
+    policy: AddressPolicy,
+    now: Callable[[], int],
+) -> Submitter:
+    """Return a submitter that knows a public address and wakes nobody."""
+    return Submitter(
+        *(store, provider, files, gates),
+        policy=lambda: policy,
+        terms=lambda: TERMS,
+        retention_ms=lambda: WEEK,
+        callback_url=lambda: "https://mv.example.com/video-callback/token",
+        now=now,
+        ring=lambda: None,
+        ring_credits=lambda: None,
+    )
 
 
 def make_examiner(

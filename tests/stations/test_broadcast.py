@@ -3,9 +3,7 @@
 import asyncio
 import io
 import json
-import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +15,6 @@ from daemon.disk import Disk
 from daemon.logs import Rows, set_up_logs
 from daemon.partial import open_partial
 from daemon.progress import EVENT, Progress
-
-
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """A log in memory; afterwards the log is as it was."""
-    yield io.StringIO()
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
-    logging.captureWarnings(capture=False)
 
 
 async def heard(listener: Listener) -> list[News]:

@@ -25,13 +25,10 @@ from daemon.provider import Provider
 from daemon.rules.address import AddressPolicy
 from daemon.rules.filename import name_partial
 from daemon.rules.lifecycle import State
-from daemon.rules.schedule import Pace
-from daemon.rules.verdict import Terms
 from daemon.simulator.simulator import Simulator
 from daemon.soundness import look_quickly
 from daemon.store import Store
-from daemon.submitter import Submitter
-from tests.stations.examining import make_examiner
+from tests.stations.examining import make_examiner, make_submitter
 
 MIB = 1 << 20
 WEEK = 7 * 86_400_000
@@ -48,23 +45,13 @@ async def examining(
     now: Callable[[], int],
 ) -> AsyncIterator[Examiner]:
     """Yield an examiner whose provider is the simulator."""
-    terms = Terms(Pace(1000, 1000, 1000), 1000, 1000, has_key=True)
     clock = Clock(now)
     async with (
         api_session(simulator.base_url, lambda: Secret("key")) as session,
         file_session(lambda: POLICY, 1, 1, 1) as files,
     ):
         provider = Provider(session, "sunoapi", gates, now, 1000, hear_date=clock.compare)
-        submitter = Submitter(
-            *(store, provider, files, gates),
-            policy=lambda: POLICY,
-            terms=lambda: terms,
-            retention_ms=lambda: WEEK,
-            callback_url=lambda: "https://mv.example.com/video-callback/token",
-            now=now,
-            ring=lambda: None,
-            ring_credits=lambda: None,
-        )
+        submitter = make_submitter(store, provider, files, gates, policy=POLICY, now=now)
         examiner = make_examiner(
             *(folder, store, gates, disk),
             provider=provider,

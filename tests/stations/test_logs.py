@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,15 +13,6 @@ import pytest
 import structlog
 
 from daemon.logs import LINES_LIMIT, Rows, ThreadedStream, hide, set_up_logs
-
-
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """A log that ends up in memory."""
-    yield io.StringIO()
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
-    logging.captureWarnings(capture=False)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:

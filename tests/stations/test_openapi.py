@@ -29,10 +29,9 @@ from daemon.simulator.music import UNKNOWN_MUSIC
 from daemon.simulator.simulator import Simulator
 from daemon.store import Store
 from daemon.strikes import STRIKES_LIMIT
-from daemon.submitter import Submitter
 from daemon.targets import Targets
 from daemon.views import ProblemView
-from tests.stations.examining import make_examiner
+from tests.stations.examining import make_examiner, make_submitter
 from tests.stations.holding import hold
 from tests.stories.harness import ask
 
@@ -171,16 +170,7 @@ async def call(
         file_session(lambda: POLICY, 1, 1, 1) as files,
     ):
         provider = Provider(session, "sunoapi", gates, now, 1000)
-        submitter = Submitter(
-            *(store, provider, files, gates),
-            policy=lambda: POLICY,
-            terms=lambda: terms,
-            retention_ms=lambda: WEEK,
-            callback_url=lambda: "https://mv.example.com/video-callback/token",
-            now=now,
-            ring=lambda: None,
-            ring_credits=lambda: None,
-        )
+        submitter = make_submitter(store, provider, files, gates, policy=POLICY, now=now)
         examiner = make_examiner(
             *(tmp_path, store, gates, disk), provider=provider, submitter=submitter, now=now
         )
