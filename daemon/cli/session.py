@@ -72,7 +72,7 @@ class _Feed:
                 continue
 
 
-class Session:
+class Watch:
     """One watching of all that is on its way, or of the named tasks."""
 
     def __init__(self, client: Client, ids: Iterable[str]) -> None:

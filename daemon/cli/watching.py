@@ -21,11 +21,11 @@ def watch(invocation: Invocation, ids: tuple[str, ...], *, as_json: bool) -> int
 
     On a terminal with bars that move, elsewhere a line for each change.
     """
-    from daemon.cli.session import Session  # noqa: PLC0415 - the other verbs start faster without
+    from daemon.cli.session import Watch  # noqa: PLC0415 - the other verbs start faster without
     from daemon.live import choose_painter  # noqa: PLC0415 - likewise
 
     client = invocation.client()
-    session = Session(client, ids)
+    session = Watch(client, ids)
     session.begin()
     painter = choose_painter(as_json=as_json, environ=invocation.environ)
     # A service manager or a closed window ends us as Ctrl-C does: the cursor comes back.

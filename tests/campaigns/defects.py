@@ -427,7 +427,7 @@ DEFECTS: Final = (
     ),
     _defect(
         "a call that a crash interrupted is never sent again",
-        "assembly.py",
+        "fittings.py",
         "    await store.intents.recover(now())\n",
         "",
         "stories/test_submit_stories.py::test_a_kill_between_intent_and_answer_loses_nothing",

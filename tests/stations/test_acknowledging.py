@@ -115,7 +115,7 @@ async def test_an_error_is_told_also_to_who_was_asked_for_the_body(
 
     monkeypatch.setattr(Intake, "commit", stumble)
     async with open_desk(tmp_path) as desk:
-        answer = await say(desk.url, call("t1", "Expect: 100-continue"), patience=1)
+        answer = await say(desk.url, call("t1", "Expect: 100-continue"))
     assert answer.statuses == [100, 500]
 
 

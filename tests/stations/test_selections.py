@@ -230,12 +230,7 @@ ALLOWED = {
     "histories": {"USE TEMP B-TREE FOR ORDER BY"},  # the steps of one page
     "intents.due": {"USE TEMP B-TREE FOR ORDER BY"},  # the wishes that are due
     "counts": {"SCAN task USING COVERING INDEX task_by_state"},
-    "overview.stuck": {
-        # The submits that are not settled.
-        "SCAN submission USING INDEX submission_unsent",
-        "USE TEMP B-TREE FOR ORDER BY",
-    },
-    "overview.unsafe": {"SCAN submission USING INDEX submission_unsent"},
+    "overview.stuck": {"USE TEMP B-TREE FOR ORDER BY"},  # the submits that are not settled
     # A row for each hour and cause.
     "tally.since": {"USE TEMP B-TREE FOR GROUP BY", "USE TEMP B-TREE FOR ORDER BY"},
     "stock.by_day": {"USE TEMP B-TREE FOR GROUP BY"},  # a row for each day
@@ -244,13 +239,12 @@ ALLOWED = {
     "outbox.undelivered": {"SCAN outbox USING INDEX outbox_given_up"},
     "outbox.drop_others": {"SCAN outbox"},
     "outbox.forget_old": {"SCAN outbox USING INDEX outbox_given_up"},
-    "restoration.hold_wishes": {"SCAN submission USING INDEX submission_unsent"},
 }
 HARMLESS = re.compile(
     r"""
     SCAN\ (\d+\ CONSTANT\ ROWS|CONSTANT\ ROW|json_each|asked|intent|\()
     # What was given, or selected before
-    |SCAN\ \w+\ USING\ (COVERING\ )?INDEX\ (task_open|quarantine_open)
+    |SCAN\ \w+\ USING\ (COVERING\ )?INDEX\ (task_open|quarantine_open|submission_unsent)
     # An index of what is open alone
     """,
     re.VERBOSE,
