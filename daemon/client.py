@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from daemon.config import SEARCHED, Loaded
@@ -28,10 +28,17 @@ TEXT_CUT = 201
 """Characters: more than any id or label has. Megabytes would be refused unread."""
 
 
+_START: Final = (
+    "no callback is taken and no video fetched until it runs; what is in the ledger is safe\n"
+    "start it: systemctl start suno-videod (outside systemd: suno-videod serve)\n"
+    "why it ended: suno-videod logs --level error"
+)
+
+
 class NoDaemon(Exception):
     """Nothing answers on the socket; `hint` says what to do."""
 
-    def __init__(self, message: str, hint: str = "start it with: suno-videod serve") -> None:
+    def __init__(self, message: str, hint: str = _START) -> None:
         super().__init__(message)
         self.hint = hint
 

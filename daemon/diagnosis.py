@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from daemon import __version__
+from daemon.backup import NOTE_NAME
 from daemon.clock import Clock
 from daemon.config.sections import Config
 from daemon.diagnosis_views import (
@@ -47,7 +48,7 @@ from daemon.premises import (
     shown,
 )
 from daemon.provider import QUERY_GATES, Provider
-from daemon.rules.failure import Hindered
+from daemon.rules.failure import Hindered, Reason
 from daemon.rules.filename import name_partial
 from daemon.rules.notice import Answer
 from daemon.rules.schedule import HOUR
@@ -216,12 +217,17 @@ class Examiner:
             sizes = await self._on_disk(lambda: (file_size(path), file_size(log)))
         except (Hanging, Hindered):
             sizes = (None, None)
+        copied_at = None
+        with suppress(OSError, Hanging, Hindered):
+            note = await self._on_disk(os.stat, path.with_name(NOTE_NAME))
+            copied_at = show_time(int(note.st_mtime * 1000))
         return LedgerView(
             path=str(path),
             size_bytes=sizes[0],
             log_bytes=sizes[1],
             checked=checked,
             damage=damage,
+            backed_up_at=copied_at,
         )
 
     async def _leftovers(self, directory: Path) -> LeftoverView | None:
@@ -359,6 +365,7 @@ class Examiner:
             author=intent.author if intent else None,
             domain_name=intent.domain_name if intent else None,
             gates=[view_gate(shut) for shut in self.gates.shut()],
+            refused_links=sum(step.reason == Reason.LINK_REFUSED for step in steps),
         )
 
     async def _ask_about(self, task: Task) -> tuple[QuestionView, Answer | None]:

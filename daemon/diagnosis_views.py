@@ -88,6 +88,8 @@ class LedgerView(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int | None
     checked: bool
     damage: str | None
+    backed_up_at: str | None = None
+    """When `backup` last made a copy; null when that is not known."""
 
 
 class LeftoverView(msgspec.Struct, frozen=True):
@@ -157,3 +159,5 @@ class TaskDiagnosisView(msgspec.Struct, frozen=True, kw_only=True):
     author: str | None
     domain_name: str | None
     gates: list[GateView]
+    refused_links: int = 0
+    """How many links the file host has refused."""

@@ -35,6 +35,7 @@ from daemon.rules.task import Task
 from daemon.rules.verdict import NOTHING_ON_DISK, Verdict
 from daemon.store import PathTaken, Store
 from daemon.traffic import Traffic
+from daemon.wording import size
 
 HOPS: Final = 20
 """Answers that one attempt may wait for: redirects, restarts, a probe."""
@@ -232,8 +233,8 @@ class Downloader:
         if missing:
             raise Hindered(
                 Reason.DISK,
-                f"{missing} bytes are lacking in {self._disk.directory} "
-                f"to keep disk.min_free: make room, the download goes on by itself",
+                f"{size(missing)} are lacking in {self._disk.directory} to keep disk.min_free: "
+                "make room, the download goes on by itself",
             )
 
 

@@ -36,7 +36,10 @@ async def find_overdue(
     if steps:
         found.append(_say(steps, "download has", "downloads have", "been due for over an hour"))
     if near:
-        rest = "not here and near the provider's deadline, or past it"
+        rest = (
+            "not here and near the provider's deadline, or past it: check says which, and doctor "
+            "with its id why"
+        )
         found.append(_say(near, "video is", "videos are", rest))
     return found
 

@@ -198,7 +198,8 @@ def read_journal(
     if not heard:
         raise NothingLogged(
             f"the journal has no line of {UNIT} in that time; where the daemon does not run as "
-            "that unit, name the file that its output goes to, or - for standard input"
+            "that unit, name the file that its output goes to, or - for standard input; who is not "
+            "root sees the journal with sudo"
         )
 
 

@@ -15,7 +15,17 @@ from daemon.rules.redaction import escape_control
 Row = Mapping[str, Any]
 
 _SOON = timedelta(hours=72)
+_BY_HAND = "fetch it by hand from your account there, if you can"
 
+_TROUBLE: Mapping[str, str] = {
+    "disk": "the link is known; it waits for room on the disk: suno-videod status",
+    "too_large": "it is longer than download.max_size allows: raise that, then reload",
+    "address_refused": (
+        "its link leads where nothing may be dialled: see download.allowed_hosts, allow_http and "
+        "allow_private"
+    ),
+}
+"""What keeps a link from being fetched and does not go away by itself."""
 _NEXT_STEP: Mapping[str, str] = {
     "expected": "the provider is asked about it; nothing to do",
     "wanted": "the link is known and is fetched; nothing to do",
@@ -83,6 +93,8 @@ def explain(task: Row) -> str:
         return "the provider says that there is no such task; check the id"
     if task["state"] == "expected" and task["next_attempt_at"] is None:
         return "without provider.api_key nobody can be asked: it waits for a callback"
+    if task["state"] == "wanted" and task["reason"] in _TROUBLE:
+        return _TROUBLE[task["reason"]]
     return _NEXT_STEP[task["state"]]
 
 
@@ -92,7 +104,9 @@ def explain_unsafe(task: Row) -> str:
     # Of an open submit, `why` has the message in it.
     if task["message"] and not is_open_submit(task):
         why = f"{why}; last trouble: {task['message']}"
-    return f"{why}{_remaining(task)}"
+    remaining = _remaining(task)
+    # Near the deadline there is something to do.
+    return f"{why.replace('; nothing to do', '')}{remaining}" if remaining else why
 
 
 def _remaining(task: Row) -> str:
@@ -101,5 +115,5 @@ def _remaining(task: Row) -> str:
     if task["state"] not in {"expected", "wanted", "verified"} or left > _SOON:
         return ""
     if left < timedelta(0):
-        return "; the provider may have deleted it by now"
-    return f"; the provider deletes it in about {humanize.naturaldelta(left)}"
+        return f"; the provider may have deleted it by now: {_BY_HAND}"
+    return f"; the provider deletes it in about {humanize.naturaldelta(left)}: {_BY_HAND}"

@@ -1,11 +1,15 @@
 """How findings are judged and shown, without a daemon."""
 
+import msgspec
 import pytest
 
 from daemon.cli.doctor.findings import Group, Sheet, Verdict, show
 from daemon.cli.doctor.machine import judge_unit, read_properties
+from daemon.cli.doctor.task import judge_task
 from daemon.cli.group import Exit
 from daemon.config.secret import Secret
+from daemon.diagnosis_views import QuestionView, TaskDiagnosisView
+from daemon.views import TaskView
 
 SERVICE = """LoadState=loaded
 ActiveState=active
@@ -86,3 +90,34 @@ def test_a_secret_is_no_text() -> None:
     sheet = Sheet()
     sheet.ok(Group.MACHINE, "key", f"{Secret('the-secret')}")
     assert "the-secret" not in str(sheet.plain())
+
+
+@pytest.mark.parametrize(
+    ("refused", "state", "warned"), [(2, "wanted", 0), (3, "wanted", 1), (9, "done", 0)]
+)
+def test_links_that_are_refused_again_and_again_are_told(
+    refused: int, state: str, warned: int
+) -> None:
+    """One or two grew old; after three in a row all is not well, until the video is here."""
+    known = {"task_id": "a", "state": state, "source": "track", "unconfirmed": False}
+    counts = {"attempts": refused, "callbacks": 0, "received_bytes": 0}
+    rest = dict.fromkeys(TaskView.__struct_fields__)
+    found = TaskDiagnosisView(
+        task=msgspec.convert(rest | known | counts, TaskView),
+        last_step_at=None,
+        answered_at=None,
+        provider=QuestionView(asked=False, message="not now"),
+        evidence=None,
+        has_link=False,
+        code=None,
+        source_checked=False,
+        objection=None,
+        author=None,
+        domain_name=None,
+        gates=[],
+        refused_links=refused,
+    )
+    sheet = Sheet()
+    judge_task(sheet, found)
+    warnings = [one.check for one in sheet.findings if one.verdict is Verdict.WARNING]
+    assert warnings == ["link"] * warned

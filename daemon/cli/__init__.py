@@ -19,7 +19,7 @@ from daemon.cli import (  # each adds its verbs
     watching,  # noqa: F401
 )
 from daemon.cli.completion import EPILOG
-from daemon.cli.group import Exit, cli, judge_refusal
+from daemon.cli.group import Exit, advise, cli, judge_refusal
 from daemon.client import DaemonRefused, NoDaemon
 from daemon.config import ConfigError
 
@@ -46,6 +46,6 @@ def _run() -> int:
         click.echo(f"{error}\n{error.hint}", err=True)
         return Exit.TRANSIENT
     except DaemonRefused as error:
-        click.echo(str(error), err=True)
+        click.echo("\n".join(filter(None, (str(error), advise(error)))), err=True)
         return judge_refusal(error)
     return code if isinstance(code, int) else 0

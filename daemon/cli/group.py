@@ -17,6 +17,7 @@ from daemon import __version__, display
 from daemon.client import Client, DaemonRefused, find_socket
 from daemon.config import Loaded, environment, find, load
 from daemon.rules.failure import Reason
+from daemon.rules.gate_words import explain_gate
 
 
 class Exit(IntEnum):
@@ -58,6 +59,18 @@ def judge_refusal(refused: DaemonRefused) -> Exit:
     if refused.status == _UNPROCESSABLE:
         return Exit.FAILED if refused.code in set(Reason) else Exit.USAGE
     return _STATUSES.get(refused.status, Exit.UNEXPECTED)
+
+
+def advise(refused: DaemonRefused) -> str:
+    """Say what to do about a refusal whose own words do not say it."""
+    if refused.code == "unknown_task":
+        return "suno-videod list shows those it knows; suno-videod track ID takes one in"
+    if refused.code == Reason.UNAUTHORIZED:
+        do = explain_gate("key").do
+        return f"the provider refuses the API key: nothing was submitted or paid for; {do}"
+    if refused.code == Reason.OUT_OF_CREDITS:
+        return "nothing was submitted or paid for; buy credits at the provider, and submit again"
+    return ""
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")

@@ -48,6 +48,11 @@ next: {edit}, then
   suno-videod doctor
   suno-videod callback-url"""
 
+_NEXT_AFTER_UPDATE: Final = """\
+next: what runs goes on with the old files and the old key until
+  systemctl restart suno-videod
+  suno-videod doctor"""
+
 
 class _Refused(click.ClickException):
     exit_code = Exit.REFUSED
@@ -76,6 +81,11 @@ def install(
         raise _Refused(
             f"this is installed in {venv}, which the service may not see: install it into "
             "/opt/suno-videod, and run this from there (README.md, First installation)"
+        )
+    if root == Path("/") and is_hidden(Path(sys.base_prefix)):
+        raise _Refused(
+            f"{venv} uses the Python of {sys.base_prefix}, which the service may not see: remove "
+            f"{venv}, and make it anew with /usr/bin/python3 -m venv {venv}"
         )
     if yes and os.geteuid():
         raise _Refused("only root can write there: type sudo before it")
@@ -106,7 +116,8 @@ def install(
         edit = f"set callback.public_url in {CONFIGURATION}"
     if not facts.api_key and not facts.credentials:
         edit += ", and give the API key with --api-key-file"
-    click.echo(_NEXT.format(edit=edit), err=True)
+    told = _NEXT.format(edit=edit) if facts.config is None else _NEXT_AFTER_UPDATE
+    click.echo(told, err=True)
     return Exit.DONE
 
 

@@ -10,6 +10,7 @@ import click
 
 from daemon import display
 from daemon.cli.group import Exit, Invocation, as_json, cli, print_json
+from daemon.client import Client
 from daemon.config.units import parse_duration
 from daemon.wording import explain_unsafe
 
@@ -59,7 +60,18 @@ def check(invocation: Invocation, *, as_json: bool) -> int:
         print_json([{"safe": not unsafe, "unsafe": unsafe}])
     else:
         display.show_unsafe(unsafe)
+        if unsafe:
+            _show_gates(client)
     return Exit.UNEXPECTED if unsafe else 0
+
+
+def _show_gates(client: Client) -> None:
+    """Say what holds the work back: "nothing to do" is not true of it behind some gates."""
+    from daemon.standing import describe_standing  # noqa: PLC0415 - the other verbs start faster
+
+    for name, told, _ in describe_standing(client.get("/v1/status")):
+        if name == "gate shut":
+            click.echo(f"{name}: {told}")
 
 
 def _is_open(task: dict[str, Any]) -> bool:

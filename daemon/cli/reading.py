@@ -88,6 +88,8 @@ def logs(
         if task and not shown:
             told = f"suno-videod show {text(task)} has its history from the ledger"
             click.echo(f"nothing is said of that task here; {told}", err=True)
+        elif not shown and not follow:
+            click.echo("no line here is of that kind and that time", err=True)
     except NothingLogged as nothing:
         click.echo(str(nothing), err=True)
         # Nobody may have said anything in the time that was asked for.

@@ -198,7 +198,8 @@ def retry(
     for task in retried:
         if task["state"] in {"stored", "done"}:
             click.echo(f"{task['task_id']}: already safe", err=True)
-    print_tasks(retried, as_json=as_json)
+    if retried or not code:
+        print_tasks(retried, as_json=as_json)
     return code
 
 
@@ -211,6 +212,8 @@ def _each(
         try:
             granted.append(ask(given_id))
         except DaemonRefused as refused:
-            click.echo(f"{wording.text(given_id)}: {refused}", err=True)
+            told = str(refused)
+            name = wording.text(given_id)
+            click.echo(told if name in told else f"{name}: {told}", err=True)
             code = max(code, judge_refusal(refused))
     return granted, code

@@ -20,6 +20,8 @@ _ASCENDING = (
     ("download.retry_first", "download.retry_max"),
 )
 _TLS = ("callback.tls_certificate", "callback.tls_private_key")
+_PLACEHOLDER = "put-"
+"""How the values of the example begin."""
 _GUESSABLE = ("callback.tokens", "callback.hmac_keys", "admin.token")
 
 
@@ -58,6 +60,10 @@ def find_doubts(values: Mapping[str, Any]) -> Iterator[str]:
         secrets = values[name] if KEYS[name].listed else filter(None, [values[name]])
         if any(len(secret.reveal()) < SHORT_SECRET for secret in secrets):
             yield f"{name}: what is shorter than {SHORT_SECRET} characters can be guessed"
+    for name in (*_GUESSABLE, "provider.api_key"):
+        secrets = values[name] if KEYS[name].listed else filter(None, [values[name]])
+        if any(secret.reveal().startswith(_PLACEHOLDER) for secret in secrets):
+            yield f"{name}: still the text of the example, which everybody knows: put your own in"
     if values["callback.tls_certificate"] and isinstance(values["callback.listen"], UnixEndpoint):
         yield "callback.tls_certificate: not used on a unix socket, whose proxy speaks TLS"
     if values["admin.listen"] and values["admin.token"] is None and values["provider.api_key"]:

@@ -15,8 +15,8 @@ from daemon.rules.target import is_web, name_of
 
 SECONDS: Final = 30.0
 _INSTALL: Final = (
-    "telling people through {scheme} needs Apprise: install it with pip install "
-    '"suno-videod[notify]", or use an http(s) URL'
+    "telling people through {scheme} needs Apprise, which is not installed here: "
+    f"{sys.executable} -m pip install apprise, or use an http(s) URL"
 )
 _HERALD: Final = (sys.executable, "-I", "-m", "daemon.herald")
 

@@ -71,7 +71,8 @@ def read_file(path: Path) -> tuple[dict[str, Given], list[Mistake]]:
     try:
         text = path.read_bytes().decode().replace("\r\n", "\n")
     except OSError as failed:
-        raise ConfigError([Mistake("", None, f"{path}: {failed.strerror}")]) from None
+        hint = ": run this as root (sudo)" if isinstance(failed, PermissionError) else ""
+        raise ConfigError([Mistake("", None, f"{path}: {failed.strerror}{hint}")]) from None
     except UnicodeDecodeError:
         raise ConfigError([Mistake("", None, f"{path}: not UTF-8 text")]) from None
     try:

@@ -21,8 +21,9 @@ GATES: Final[Mapping[str, Words]] = {
         "the provider refuses the API key",
         f"{_ASKING}. Nothing can be asked or submitted meanwhile, and the provider deletes videos "
         "after about 14 days",
-        "put a valid key where provider.api_key is set, then systemctl reload suno-videod (restart "
-        "where it is a credential)",
+        "put a valid key where provider.api_key is set, then systemctl reload suno-videod; where "
+        "it is a credential: suno-videod config init --system --yes --api-key-file -, then "
+        "systemctl restart suno-videod",
     ),
     "credits": Words(
         "the credits are used up",

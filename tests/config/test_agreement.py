@@ -88,6 +88,12 @@ def test_what_goes_together_is_no_conflict(changed: dict[str, Any]) -> None:
             "callback.hmac_keys: what is shorter than 16",
         ),
         ({"admin.token": Secret("x" * 15)}, "admin.token: what is shorter than 16 characters"),
+        ({"admin.token": Secret("put-a-long-random-text-here")}, "admin.token: still the text of"),
+        (
+            {"callback.tokens": (Secret("put-a-long-random-text-here"),)},
+            "callback.tokens: still the text of",
+        ),
+        ({"provider.api_key": Secret("put-your-api-key-here")}, "provider.api_key: still the text"),
         (
             {"admin.listen": LOOPBACK, "provider.api_key": KEY},
             "admin.listen: without admin.token",

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from daemon import diagnosis
+from daemon.backup import back_up
 from daemon.clock import Clock
 from daemon.config.sections import Secret
 from daemon.diagnosis import Examiner
@@ -28,6 +29,7 @@ from daemon.rules.lifecycle import State
 from daemon.simulator.simulator import Simulator
 from daemon.soundness import look_quickly
 from daemon.store import Store
+from daemon.views import show_time
 from tests.stations.examining import make_examiner, make_submitter
 
 MIB = 1 << 20
@@ -217,6 +219,15 @@ async def test_a_damaged_ledger_is_found(store: Store, tmp_path: Path) -> None:
     with suppress(sqlite3.DatabaseError):
         assert look_quickly(copy, 5) is not None
     assert copy.read_bytes() == bytes(content)
+
+
+async def test_a_backup_is_known(examiner: Examiner, tmp_path: Path) -> None:
+    """When the last copy was made is told, and that none was."""
+    assert (await examiner.diagnose()).ledger.backed_up_at is None
+    back_up(tmp_path / "state", tmp_path / "copy.sqlite3")
+    copied_at = (await examiner.diagnose()).ledger.backed_up_at
+    noted = (tmp_path / "state" / "last-backup").stat().st_mtime
+    assert copied_at == show_time(int(noted * 1000))
 
 
 async def test_a_look_that_takes_too_long_is_given_up(tmp_path: Path, store: Store) -> None:

@@ -47,7 +47,7 @@ async def test_without_room_nothing_is_written(
 ) -> None:
     """The length counts, and `disk.min_free` on top; the message says what is lacking."""
     free = await disk.free_bytes()
-    with pytest.raises(Hindered, match=r"bytes are lacking in .*disk\.min_free") as caught:
+    with pytest.raises(Hindered, match=r"are lacking in .*disk\.min_free") as caught:
         await make_downloader(min_free=free + MIB).fetch(await want(add(simulator)))
     assert caught.value.reason is Reason.DISK
     assert disk.partial(name_partial("a")).stat().st_size == 0
@@ -149,7 +149,7 @@ async def test_somebody_elses_file_is_noticed_under_way(
     while not part.exists() or part.stat().st_size < 10 * MIB:  # noqa: ASYNC110 - neither a file nor a ledger has an event
         await asyncio.sleep(0.01)
     fill(small_disk, 30 * MIB)
-    with pytest.raises(Hindered, match=r"bytes are lacking"):
+    with pytest.raises(Hindered, match=r"are lacking"):
         await fetching
     assert 64 * MIB <= int((await get(store)).spans.removeprefix("0-")) < 68 * MIB
 

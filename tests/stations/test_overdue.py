@@ -39,7 +39,10 @@ async def test_what_is_late_is_told_with_its_reason(
         "gate key has been shut for 2 h: wrong key",
         "1 question has been due for over an hour",
         "1 download has been due for over an hour",
-        "1 video is not here and near the provider's deadline, or past it",
+        (
+            "1 video is not here and near the provider's deadline, or past it: check says which, "
+            "and doctor with its id why"
+        ),
     ]
     keyless = await find_overdue(store, [], now(), has_key=False)
     assert keyless == found[2:]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daemon.wording import explain_unsafe
+from daemon.wording import explain, explain_unsafe
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,25 @@ def test_a_near_deadline_is_part_of_why_something_is_unsafe(
         "deadline_at": (datetime.now(UTC) + timedelta(hours=hours)).isoformat(),
     }
     why = explain_unsafe(task)
-    assert why.endswith(told)
+    assert told in why
+    assert ("by hand" in why) == bool(told)
+    if told:
+        assert "nothing to do" not in why
     assert ("provider deletes" in why or "may have" in why) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("disk", "waits for room on the disk"),
+        ("too_large", "raise that, then reload"),
+        ("address_refused", "download.allowed_hosts"),
+        ("network", "nothing to do"),
+    ],
+)
+def test_trouble_that_stays_is_not_called_nothing_to_do(reason: str, told: str) -> None:
+    """What only a person can mend is said with how; what goes away by itself is not."""
+    task = {"task_id": "a", "state": "wanted", "reason": reason, "forgotten_at": None}
+    said = explain(task | {"next_attempt_at": "2026-11-22T08:00:00.000Z"})
+    assert told in said
+    assert ("nothing to do" in said) == (reason == "network")

@@ -39,6 +39,8 @@ async def test_a_refused_key_shuts_a_gate_and_loses_nothing(stage: Stage) -> Non
     assert gate["reason"]
     status = await daemon.run("status")
     assert (status.code, "gate shut:       key" in status.output) == (0, True)
+    unsafe = await daemon.run("check")
+    assert (unsafe.code, "\ngate shut: key" in unsafe.output) == (1, True)
     assert len(provider.requests) == 1
     serve(provider)
     retried = await daemon.run("retry", min(tasks))

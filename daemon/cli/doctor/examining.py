@@ -143,7 +143,9 @@ def _examine_url(
         token=token,
         hmac_key=callback.hmac_keys[0].reveal() if callback.hmac_keys else None,
         callback_path=callback.path,
-        listen=_listener(found) or format_endpoint(callback.listen) or "the daemon's listener",
+        listen=_bare(_listener(found), callback.path)
+        or format_endpoint(callback.listen)
+        or "the daemon's listener",
         find_test=_make_find(client, deadline),
         deadline=deadline,
     )
@@ -229,6 +231,11 @@ def _find_target(sheet: Sheet, loaded: Loaded, found: DiagnosisView | None) -> T
     host = _ANY.get(callback.listen.host, callback.listen.host)
     scheme = "https" if callback.tls_certificate else "http"
     return Target(scheme, host, callback.listen.port, callback.path)
+
+
+def _bare(address: str | None, path: str) -> str | None:
+    """Return what a proxy is told: nginx changes the path where `proxy_pass` has one."""
+    return address and address.removesuffix(path)
 
 
 def _listener(found: DiagnosisView | None) -> str | None:

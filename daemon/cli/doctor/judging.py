@@ -11,6 +11,7 @@ from daemon.cli.doctor.findings import Group, Sheet
 from daemon.cli.doctor.network import judge_days
 from daemon.cli.group import Exit
 from daemon.diagnosis_views import DiagnosisView, FolderView, PlaceView, TallyView
+from daemon.rules.gate_words import explain_gate
 from daemon.wording import age, size
 
 CLOCK_WARN_SECONDS: Final = 60.0
@@ -56,7 +57,7 @@ _GATES: Final[Mapping[str, tuple[Group, Exit, str]]] = {
     "key": (
         Group.GENERATION,
         Exit.ACCOUNT,
-        "put the right key into provider.api_key, then: systemctl reload suno-videod",
+        explain_gate("key").do,
     ),
     "credits": (Group.GENERATION, Exit.ACCOUNT, "buy credits; it opens by itself then"),
     "rate": (
@@ -384,7 +385,12 @@ def _judge_ledger(sheet: Sheet, found: DiagnosisView) -> None:
             f"{told}: too large for a short look; the daemon reads all of it after each start",
         )
     else:
-        sheet.ok(Group.MACHINE, "ledger", f"{told}; it is sound. When did you last run backup?")
+        copied = (
+            f"its last backup {age(ledger.backed_up_at)}"
+            if ledger.backed_up_at
+            else "no backup was made yet: suno-videod backup FILE"
+        )
+        sheet.ok(Group.MACHINE, "ledger", f"{told}; it is sound; {copied}")
 
 
 def _judge_leftovers(sheet: Sheet, found: DiagnosisView) -> None:
@@ -420,7 +426,7 @@ def _judge_trouble(sheet: Sheet, found: DiagnosisView) -> None:
         f"{_why(one)}"
         for one in reversed(found.trouble[-TROUBLE_SHOWN:])
     )
-    told = f"the last of {len(found.trouble)} warnings and errors: {shown}"
+    told = f"warnings and errors since the start: {len(found.trouble)}; the last: {shown}"
     if all(one.get("level") == "warning" for one in found.trouble):
         sheet.ok(Group.MACHINE, "log", told)
     else:

@@ -204,7 +204,7 @@ def _judge_certificate(
     error: ssl.SSLCertVerificationError, until: datetime | None
 ) -> tuple[str, str]:
     code = error.verify_code
-    when = f" ({until:%Y-%m-%d})" if until else ""
+    when = f" (valid until {until:%Y-%m-%d})" if until else ""
     means = "the provider may refuse to send callbacks; the token is not sent there"
     if code == _EXPIRED:
         return f"the certificate has ended{when}: {means}", "renew it: certbot renew"

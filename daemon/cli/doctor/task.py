@@ -9,12 +9,15 @@ from typing import Final
 from daemon.cli.doctor.findings import Group, Sheet
 from daemon.cli.group import Exit
 from daemon.diagnosis_views import TaskDiagnosisView
+from daemon.rules.gate_words import explain_gate
 from daemon.rules.submission import TEXT_LIMIT
 from daemon.wording import age, explain, size
 
 _NEAR: Final = timedelta(hours=72)
 _SAFE: Final = frozenset({"stored", "done", "pruned"})
 _OPEN: Final = frozenset({"expected", "wanted", "verified"})
+_OFTEN: Final = 3
+"""One link or two grow old between answer and download."""
 
 
 def judge_task(sheet: Sheet, found: TaskDiagnosisView) -> None:
@@ -86,7 +89,7 @@ def _judge_record(sheet: Sheet, found: TaskDiagnosisView) -> None:
                 group,
                 check,
                 f"the API key is refused{said}: nobody can be asked about your videos",
-                "put the right key into provider.api_key, then: systemctl reload suno-videod",
+                explain_gate("key").do,
                 Exit.ACCOUNT,
             )
         case _:
@@ -142,6 +145,15 @@ def _judge_download(sheet: Sheet, found: TaskDiagnosisView) -> None:
         f"answer {age(found.answered_at)}, next step {age(task.next_attempt_at)}"
     )
     sheet.ok(group, "attempts", told)
+    if task.state in _OPEN and found.refused_links >= _OFTEN:
+        sheet.warn(
+            group,
+            "link",
+            f"the host refused {found.refused_links} links of the provider, one after the other. "
+            "A fresh one is asked for each time, until the deadline",
+            "wait; if it stays so for hours, write to the provider's support with this task id "
+            "(suno-videod report)",
+        )
     for gate in found.gates:
         sheet.warn(
             group, "gate", f"{gate.name} is shut: {gate.reason}; it waits", "suno-videod doctor"
