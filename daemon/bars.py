@@ -61,6 +61,12 @@ def cut_middle(name: str, columns: int) -> str:
     return name[: kept - kept // 2] + _MARK + name[len(name) - kept // 2 :]
 
 
+def name_of(task: Row) -> str:
+    """Return what a task is called in a row: its label, where all of its letters are narrow."""
+    label = text(task["label"]) if task.get("label") else ""
+    return label if label and measure(label) == len(label) else text(task["task_id"])
+
+
 def draw_line(task: Row, columns: int | None = None, speed: float | None = None) -> str:
     """Return one line that says how far a task is, in `columns` where that is given."""
     return join(draw_cells(task, columns, speed))
@@ -75,14 +81,16 @@ def draw_cells(
     task: Row, columns: int | None, speed: float | None = None, *, id_width: int = 0
 ) -> list[Cell]:
     """Return the parts of the line; ids are padded to `id_width`, so that rows stand in columns."""
-    name = text(task["task_id"])
+    # In a pipe a program may look for the id.
+    name = text(task["task_id"]) if columns is None else name_of(task)
     state = Cell(task["state"], task["state"].ljust(_STATE_WIDTH))
     id_width = max(4 if columns else 0, id_width, len(name))
     # A path is shown whole or not at all: in its place, what is there is drawn as a full bar.
     moves = task["state"] in _OPEN or (columns is not None and task["state"] in _PLACED)
     if moves and (task["size_bytes"] or task["received_bytes"]):
         return _draw_moving(task, columns, speed, name, id_width)
-    note = describe(task)
+    is_named = name != text(task["task_id"])
+    note = describe({**task, "label": None} if is_named else task)
     if columns is not None:
         room = columns - _STATE_WIDTH - 2
         id_width = max(4, min(id_width, room))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import click
 
-from daemon.bars import Cell, cut, draw_cells, draw_line, join, measure
+from daemon.bars import Cell, cut, draw_cells, draw_line, join, measure, name_of
 from daemon.board import SETTLED, Board
 from daemon.wording import size, text
 
@@ -144,7 +144,7 @@ def draw_block(board: Board, columns: int, rows: int) -> list[list[Cell]]:
     tasks = board.rows()
     room = max(1, rows - len(lines) - _MARGIN)
     shown = tasks if len(tasks) <= room else tasks[: max(1, room - 1)]
-    id_width = max((len(text(task["task_id"])) for task in shown), default=0)
+    id_width = max((len(name_of(task)) for task in shown), default=0)
     lines += [
         draw_cells(task, columns, board.speed(task["task_id"]), id_width=id_width) for task in shown
     ]

@@ -199,3 +199,15 @@ def test_what_comes_in_is_shown_first_and_what_ended_not() -> None:
     assert board.vanished == ["late"]
     board.retire()
     assert "over" not in board.tasks
+
+
+def test_a_row_on_a_terminal_has_the_label_and_a_line_in_a_pipe_the_id() -> None:
+    """Three songs are told apart by their names; a program looks for the id."""
+    song = make_task("3f2c9a", "wanted", label="Rain", size_bytes=4, received_bytes=2)
+    assert draw_line(song, 80).startswith("Rain")
+    assert draw_line(song).startswith("3f2c9a")
+    waiting = make_task("3f2c9a", "expected", label="Rain")
+    assert draw_line(waiting, 80).count("Rain") == 1
+    # Wide letters would move the columns behind them.
+    wide = make_task("3f2c9a", "wanted", label="\u96e8", size_bytes=4, received_bytes=2)
+    assert draw_line(wide, 80).startswith("3f2c9a")

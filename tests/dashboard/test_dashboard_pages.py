@@ -127,6 +127,15 @@ async def test_a_shut_gate_is_told_with_its_meaning_and_a_remedy(scene: Scene) -
     assert "3 credits are left" in told
 
 
+async def test_what_costs_credits_says_so_on_its_button(scene: Scene) -> None:
+    """A refused submit is bought by its retry; what the provider knows is only asked about."""
+    await scene.plant("one", State.FAILED, reason="generate_failed")
+    await scene.plant("submit-01J0", State.FAILED, reason="unauthorized")
+    told = words((await see(scene, "/")).body)
+    assert told.count("Submit again, costs credits") == 1
+    assert told.count(" Retry ") == 2
+
+
 async def test_a_task_page_tells_everything(scene: Scene) -> None:
     """State, meaning, message, history, player and details; an unknown id is a page too."""
     await scene.film("one", label="First song", message="late", provider_code=200, picture=True)
