@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 from daemon.logs import show_to
 
 BACKLOG_LINES: Final = 1_000
+LISTENERS_LIMIT: Final = 32
+"""Each line is handed to each of them: hundreds would hold callbacks up."""
 DROPPED: Final = "events.dropped"
 
 
@@ -67,6 +69,11 @@ class Broadcast:
         self._listeners: set[Listener] = set()
         self._is_closed = False
         self._wanted = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many listen as may."""
+        return len(self._listeners) >= LISTENERS_LIMIT
 
     async def wait_for_listener(self) -> None:
         """Return as soon as somebody listens."""

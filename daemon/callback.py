@@ -273,6 +273,7 @@ def callback_app(receiver: Receiver) -> Handler:
                 return _refuse(404)
             if receiver.strikes.count(client):
                 receiver.turnstile.count(Answered.LIMITED, client)
+                _note(Answered.LIMITED, request, receiver, client)
                 return _refuse(429, {"Retry-After": str(int(STRIKES_SECONDS))})
             _log.info("callback.rejected", remote=client, status=404, why="wrong token")
             return _turn_away(Answered.WRONG_TOKEN, request, receiver, client)
@@ -312,7 +313,7 @@ def _note(cause: Answered, request: web.BaseRequest, receiver: Receiver, client:
     """Let `test-callback` learn what became of its request, also where it lost its way."""
     nonce = read_nonce(request.headers.get(HEADER))
     if nonce is not None:
-        receiver.turnstile.note(nonce, cause, client, escape_control(request.rel_url.raw_path))
+        receiver.turnstile.note(nonce, cause, client, request.rel_url.raw_path)
 
 
 async def _receive(request: web.BaseRequest, receiver: Receiver, client: str) -> Answered:

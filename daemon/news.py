@@ -6,6 +6,8 @@ a URL never enters the ledger: a target is the key that `rules/target` makes of 
 
 from typing import Final
 
+from daemon.rules.target import PREFIX
+
 _MOVED: Final = "new.state IN ('stored', 'done', 'failed', 'lost')"
 # What the event is about stays as it was, whatever happens to the task before it is told.
 _TELL: Final = """
@@ -32,6 +34,15 @@ SUBSCRIPTIONS: Final = (
     "ALTER TABLE outbox ADD COLUMN size_bytes INTEGER",
     "ALTER TABLE outbox ADD COLUMN data TEXT",
     "CREATE INDEX outbox_given_up ON outbox (target) WHERE due_at IS NULL",
+    # Of each target the next: nobody reads past all that waits for one that does not answer.
+    f"""
+    CREATE INDEX outbox_to_post ON outbox (due_at)
+    WHERE due_at IS NOT NULL AND substr(target, 1, {len(PREFIX)}) <> '{PREFIX}'
+    """,
+    f"""
+    CREATE INDEX outbox_to_tell ON outbox (target, due_at)
+    WHERE due_at IS NOT NULL AND substr(target, 1, {len(PREFIX)}) = '{PREFIX}'
+    """,
     f"CREATE TRIGGER news_adopted AFTER INSERT ON task WHEN {_MOVED} BEGIN {_TELL_STATE} END",
     f"""
     CREATE TRIGGER news_moved AFTER UPDATE OF state ON task

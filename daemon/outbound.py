@@ -28,6 +28,7 @@ from yarl import URL
 
 from daemon import __version__
 from daemon.config.secret import Secret
+from daemon.interim import bounded
 from daemon.rules.address import (
     AddressPolicy,
     AddressRefused,
@@ -111,6 +112,7 @@ def api_session(
         return response
 
     return Session(
+        connector=bounded(aiohttp.TCPConnector()),
         base_url=base,
         headers={"User-Agent": _USER_AGENT},
         timeout=aiohttp.ClientTimeout(total=total_timeout),
@@ -125,7 +127,7 @@ def api_session(
 
 def post_session(*, force_close: bool = False) -> Session:
     """Open the session for who posts to wherever it is told: the simulator, and to the operator."""
-    connector = aiohttp.TCPConnector(limit=0, force_close=force_close)
+    connector = bounded(aiohttp.TCPConnector(limit=0, force_close=force_close))
     jar = aiohttp.DummyCookieJar()
     return aiohttp.ClientSession(connector=connector, cookie_jar=jar, trust_env=False)
 
@@ -177,7 +179,7 @@ def file_session(
         dns_cache_max_size=256,
     )
     return Session(
-        connector=connector,
+        connector=bounded(connector),
         headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
         skip_auto_headers=("Accept",),
         timeout=aiohttp.ClientTimeout(

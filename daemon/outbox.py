@@ -48,6 +48,33 @@ class Undelivered:
 
 
 _COLUMNS: Final = ", ".join(field.name for field in fields(Message))
+AT_ONCE: Final = 1_000
+"""So many rows are deleted in one statement: callbacks wait for it."""
+# The words of the indexes `outbox_to_post` and `outbox_to_tell`.
+_OF_APPLICATION: Final = f"due_at IS NOT NULL AND substr(target, 1, {len(PREFIX)}) <> '{PREFIX}'"
+_OF_TARGET: Final = f"due_at IS NOT NULL AND substr(target, 1, {len(PREFIX)}) = '{PREFIX}'"
+# However much waits for one target, only its first row is looked at.
+_NEXT: Final = f"""
+WITH RECURSIVE known (target) AS (
+    VALUES ('{PREFIX}')
+    UNION ALL
+    SELECT (SELECT target FROM outbox WHERE {_OF_TARGET} AND target > known.target
+            ORDER BY target LIMIT 1)
+    FROM known WHERE known.target IS NOT NULL
+),
+first (number) AS (
+    SELECT (SELECT number FROM outbox WHERE {_OF_TARGET} AND target = known.target
+            ORDER BY due_at, number LIMIT 1)
+    FROM known WHERE known.target NOT IN (SELECT value FROM json_each(:busy))
+    UNION ALL
+    SELECT (SELECT number FROM outbox
+            WHERE {_OF_APPLICATION} AND NOT EXISTS
+                (SELECT 1 FROM json_each(:busy) WHERE value = substr(target, 1, length(value)))
+            ORDER BY due_at, number LIMIT 1)
+)
+SELECT {_COLUMNS} FROM outbox WHERE number IN (SELECT number FROM first)
+ORDER BY due_at, number LIMIT 1
+"""
 
 
 class Outbox:
@@ -79,16 +106,13 @@ class Outbox:
 
     async def drop_others(self, targets: Iterable[str]) -> int:
         """Delete what is kept for a `[[notify]]` that is none of these; return how much it was."""
-        rows = await self._fetch(
+        return await self._delete(
             """
-            DELETE FROM outbox
-            WHERE substr(target, 1, length(:prefix)) = :prefix
-                  AND target NOT IN (SELECT value FROM json_each(:targets))
-            RETURNING number
+            substr(target, 1, length(:prefix)) = :prefix
+            AND target NOT IN (SELECT value FROM json_each(:targets))
             """,
             {"prefix": PREFIX, "targets": json.dumps([*targets])},
         )
-        return len(rows)
 
     async def announce(self, event: str, data: object, now: int) -> None:
         """Keep an event that is of no task, for everybody who is to hear of it."""
@@ -114,32 +138,38 @@ class Outbox:
 
     async def clear(self, targets: Iterable[str]) -> None:
         """Forget what was given up for these targets: they can be told again."""
-        await self._fetch(
-            """
-            DELETE FROM outbox
-            WHERE due_at IS NULL AND target IN (SELECT value FROM json_each(?))
-            """,
-            (json.dumps([*targets]),),
+        await self._delete(
+            "due_at IS NULL AND target IN (SELECT value FROM json_each(:targets))",
+            {"targets": json.dumps([*targets])},
         )
 
     async def forget_old(self, before: int) -> None:
         """Forget what was made before then and given up."""
-        await self._fetch("DELETE FROM outbox WHERE due_at IS NULL AND created_at < ?", (before,))
+        await self._delete("due_at IS NULL AND created_at < :before", {"before": before})
+
+    async def _delete(self, which: str, values: dict[str, object]) -> int:
+        """Delete rows, a part at a time; return how many they were."""
+        deleted = 0
+        while True:
+            rows = await self._fetch(
+                f"""
+                DELETE FROM outbox WHERE number IN
+                    (SELECT number FROM outbox WHERE {which} LIMIT {AT_ONCE})
+                RETURNING number
+                """,
+                values,
+            )
+            deleted += len(rows)
+            if len(rows) < AT_ONCE:
+                return deleted
 
     async def next(self, busy: Iterable[str]) -> Message | None:
         """Return what is to be sent next, perhaps only later, to a target that starts otherwise.
 
-        `busy` are beginnings of URLs: who is being told something must not hold others back.
+        `busy` are keys of targets and beginnings of URLs: who is being told something must not
+        hold others back.
         """
-        rows = await self._fetch(
-            f"""
-            SELECT {_COLUMNS} FROM outbox
-            WHERE due_at IS NOT NULL AND NOT EXISTS
-                (SELECT 1 FROM json_each(?) WHERE value = substr(target, 1, length(value)))
-            ORDER BY due_at, number LIMIT 1
-            """,
-            (json.dumps(list(busy)),),
-        )
+        rows = await self._fetch(_NEXT, {"busy": json.dumps([*busy])})
         return Message(*rows[0]) if rows else None
 
     async def delete(self, message: Message) -> None:

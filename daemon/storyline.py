@@ -173,7 +173,7 @@ class Narrator:
     def tell(self, entry: Entry) -> str:
         """Return one line as text; behind it those of a traceback, and before it the day's."""
         if entry.fields is None:
-            return _shorten(_spell(entry.raw))
+            return _shorten_raw(entry.raw)
         clock, day = self._read_clock(entry.at)
         fields = entry.fields
         level = str(fields.get("level", ""))
@@ -279,6 +279,14 @@ def _span(seconds: float) -> str:
 
 def _spell(raw: bytes) -> str:
     return escape_control(raw.decode("utf-8", "backslashreplace"))
+
+
+def _shorten_raw(raw: bytes) -> str:
+    """Spell out no more than is shown: of a line of 16 MiB each byte may become four letters."""
+    if len(raw) <= VALUE_LIMIT:
+        return _shorten(_spell(raw))
+    shown = _spell(raw[:VALUE_LIMIT])[:VALUE_LIMIT]
+    return f"{shown}... ({len(raw) - VALUE_LIMIT} more characters)"
 
 
 def _shorten(text: str, limit: int = VALUE_LIMIT) -> str:

@@ -12,7 +12,8 @@ from typing import Final
 from aiohttp import ClientConnectionResetError, web
 from aiohttp_sse import EventSourceResponse
 
-from daemon.broadcast import Broadcast
+from daemon.asking import problem
+from daemon.broadcast import LISTENERS_LIMIT, Broadcast
 
 QUIET_SECONDS: Final = 15.0
 SEND_SECONDS: Final = 30.0
@@ -29,11 +30,16 @@ def stream_routes(broadcast: Broadcast) -> list[web.RouteDef]:
 
 async def _stream(request: web.Request, broadcast: Broadcast) -> web.StreamResponse:
     """Send news until the reader leaves or the daemon stops."""
+    if broadcast.is_full:
+        refused = problem(503, "crowded", f"{LISTENERS_LIMIT} read the events already: try later")
+        refused.headers["Retry-After"] = "30"
+        return refused
     response = EventSourceResponse(send_timeout=SEND_SECONDS, ping_interval=QUIET_SECONDS)
-    # The library says no-cache, which lets a disk keep it.
+    # The library's own word is no-cache, and whoever set one first is right.
     response.headers["Cache-Control"] = "no-store"
-    await response.prepare(request)
     with suppress(ClientConnectionResetError, TimeoutError), broadcast.listen() as listener:
+        # Somebody may be gone before he is answered.
+        await response.prepare(request)
         async with response:
             # At once: from here on a reader misses nothing.
             await response.write(b": listening\r\n\r\n")

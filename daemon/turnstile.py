@@ -10,7 +10,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
+from daemon.logs import mask
+from daemon.rules.redaction import escape_control
 from daemon.rules.schedule import HOUR, MINUTE
 from daemon.store import Store, StoreFailed, survive
 from daemon.tally import Tallied
@@ -66,7 +69,7 @@ class Note(NamedTuple):
     cause: str
     remote: str
     path: str
-    """Without its last segment, where the token stands."""
+    """Without its last segment, where the token stands, and masked."""
 
 
 class Turnstile:
@@ -89,8 +92,9 @@ class Turnstile:
         self._fresh[key] = (before[0] + 1 if before else 1, at, remote)
 
     def note(self, nonce: str, cause: str, remote: str, path: str) -> None:
-        """Remember a test callback for a minute."""
-        shown = path.rpartition("/")[0][:200] or "/"
+        """Remember a test callback for a minute; `path` is as it was sent."""
+        # A proxy may have put something behind the token, a slash for instance.
+        shown = escape_control(mask(unquote(path.rpartition("/")[0])))[:200] or "/"
         self._notes[nonce] = Note(self._now(), cause, remote, shown)
         self._notes.move_to_end(nonce)
         while len(self._notes) > NOTES_LIMIT:

@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "__init__",
         "rules",
         "config",
-        "digest flow right_of_way",
+        "digest flow interim right_of_way",
         "traffic",
         "ballast bell child floors folder launcher logs metrics outbound process pulse",
         "herald strikes systemd wal",

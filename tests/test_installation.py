@@ -278,3 +278,29 @@ def test_a_plan_never_replaces_a_configuration() -> None:
     text = planned[Path("/etc/systemd/system/suno-videod.service.d/20-credentials.conf")].content
     assert isinstance(text, bytes)
     assert b"LoadCredential=admin.token:/etc/suno-videod/credentials/admin.token\n" in text
+
+
+@pytest.mark.parametrize("arguments", [(), ("--yes",)])
+def test_no_link_leads_out_of_the_other_system(root: Path, arguments: tuple[str, ...]) -> None:
+    """An image may hold any link: this machine's own files stay as they are."""
+    inside, outside = root / "image", root / "outside"
+    (inside / "etc").mkdir(parents=True)
+    outside.mkdir()
+    (inside / "etc/systemd").symlink_to(outside)
+    ended = init(inside, *arguments)
+    assert ended.code == 7
+    assert "leads out of" in ended.errors
+    assert tree(outside) == {}
+    assert [*(inside / "etc").iterdir()] == [inside / "etc/systemd"]
+
+
+def test_a_masked_unit_stays_masked(root: Path) -> None:
+    """Somebody did that on purpose; how it is undone is said, and nothing is written."""
+    units = root / "etc/systemd/system"
+    units.mkdir(parents=True)
+    (units / "suno-videod.service").symlink_to("/dev/null")
+    before = tree(root)
+    ended = init(root, "--yes")
+    assert ended.code == 7
+    assert "systemctl unmask suno-videod.service" in ended.errors
+    assert tree(root) == before

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import tracemalloc
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -225,6 +226,19 @@ def test_what_is_endless_is_cut() -> None:
         told = Narrator(colours=False).tell(read_entry(raw))
         assert len(told) < VALUE_LIMIT + 200
         assert "more characters)" in told
+
+
+def test_what_is_endless_takes_no_memory() -> None:
+    """A file that ends in NULs after a power cut is one such line."""
+    entry = read_entry(b"\0" * 4_000_000)
+    tracemalloc.start()
+    try:
+        told = Narrator(colours=False).tell(entry)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert told.startswith("\\x00")
+    assert told.endswith("(3998000 more characters)")
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

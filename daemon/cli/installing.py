@@ -40,6 +40,7 @@ from daemon.installation import (
 
 _RESOLVERS: Final = Path("/etc/resolv.conf")
 _SYSTEMD_RUNS: Final = Path("/run/systemd/system")
+_MASK: Final = Path("/dev/null")
 _KEPT_SUFFIX: Final = ".old"
 _NEXT: Final = """\
 next: {edit}, then
@@ -168,8 +169,15 @@ def _find_credentials(root: Path) -> list[str]:
 
 
 def _compare(root: Path, planned: Planned) -> _Change:
-    """Find out what has to be done to a place."""
+    """Find out what has to be done to a place.
+
+    Nothing is written where a link leads out of `root`, nor a unit that somebody has masked.
+    """
     path = _below(root, planned.path)
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise _Refused(f"{path.parent} leads out of {root}, and nothing is written there")
+    if path.is_symlink() and path.readlink() == _MASK:
+        raise _Refused(f"{path.name} is masked: systemctl unmask {path.name}, and run this again")
     try:
         found = path.stat(follow_symlinks=False)
         match planned.content:

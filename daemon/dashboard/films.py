@@ -22,7 +22,8 @@ from daemon.rules.failure import Hindered
 from daemon.rules.lifecycle import State
 from daemon.rules.task import Task
 
-PIECE_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 256 << 10
+"""So much is held for each reader who does not read on."""
 IN_PLACE: Final = frozenset({State.STORED, State.DONE})
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9._-]")
 _JPEG: Final = b"\xff\xd8\xff"

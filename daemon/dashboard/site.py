@@ -6,9 +6,11 @@ into words. Nobody who cannot be answered is left with an empty page.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -39,6 +41,8 @@ PATHS: Final = (
     "GET /v1/tasks/{task_id}/thumbnail",
 )
 LIST_LIMIT: Final = 50
+FIELDS_LIMIT: Final = 8
+"""Of a form; ours has one."""
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Send: TypeAlias = Callable[..., Awaitable[web.StreamResponse | None]]
@@ -145,7 +149,7 @@ class Site:
         self, do: Callable[[Office, Task], Awaitable[Task]], request: web.Request
     ) -> web.StreamResponse:
         """Do what a button says, and show the page that it was on."""
-        form = await request.post()
+        on_task = await _read_page(request) == "task"
         task = await self.office.find(request.match_info["task_id"])
         notice: dict[str, Any] = {"row": make_row(task), "refusal": None}
         status = 200
@@ -154,7 +158,6 @@ class Site:
             notice["row"] = make_row(task)
         except Refusal as refusal:
             notice["refusal"], status = str(refusal), refusal.response.status
-        on_task = form.get("page") == "task"
         if request.headers.get("HX-Request") == "true":
             # Its own name: the provider's may have taken the place of a local one.
             if on_task:
@@ -241,6 +244,17 @@ def _make_pages(assets: dict[str, Asset]) -> "Pages":
     from daemon.dashboard.pages import Pages  # noqa: PLC0415 - only for who looks
 
     return Pages(assets)
+
+
+async def _read_page(request: web.Request) -> str | None:
+    """Return the page that a button was on; None where the form does not say.
+
+    aiohttp's own reader of forms raises whatever comes to it at a body that is none.
+    """
+    body = (await request.read()).decode(errors="replace")
+    with suppress(ValueError):
+        return dict(parse_qsl(body, max_num_fields=FIELDS_LIMIT)).get("page")
+    return None
 
 
 def _see_other(place: str) -> web.Response:

@@ -257,5 +257,5 @@ async def see(
     """Ask the dashboard without a browser; underscores in names of headers are hyphens."""
     told = {name.replace("_", "-"): value for name, value in headers.items()}
     if body:
-        told["Content-Type"] = "application/x-www-form-urlencoded"
+        told.setdefault("Content-Type", "application/x-www-form-urlencoded")
     return await ask(method, scene.url + path, data=body.encode(), headers=BEARER | told)

@@ -304,3 +304,21 @@ async def test_a_number_that_takes_long_does_not_hold_up_a_page() -> None:
     assert asked == 1
     going.set()
     assert await tally.get() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", "x"),
+        ("multipart/form-data; boundary=a", "no part"),
+        ("application/x-www-form-urlencoded; charset=none", "page=task"),
+        ("application/x-www-form-urlencoded", "page=%ff&" * 3000),
+    ],
+)
+async def test_a_form_that_is_none_is_pressed_all_the_same(
+    scene: Scene, kind: str, body: str
+) -> None:
+    """What cannot be read says nothing of the page; it is no error of ours."""
+    await scene.plant("gone", State.LOST, reason="deadline")
+    done = await see(scene, "/tasks/gone/retry", "POST", body, Content_Type=kind)
+    assert done.status == 303

@@ -415,7 +415,7 @@ async def test_a_body_has_its_time_and_its_form(
 
 
 async def test_a_foreign_page_makes_no_call_with_our_key(office: Office) -> None:
-    """Below the gateway's prefix a GET is no harmless request either."""
+    """Below the gateway's prefix a GET is no harmless request either, nor is a diagnosis."""
 
     async def relay(_: web.Request) -> web.Response:
         return web.Response(text="relayed")
@@ -429,5 +429,8 @@ async def test_a_foreign_page_makes_no_call_with_our_key(office: Office) -> None
                 headers = {"Sec-Fetch-Site": site} if site else {}
                 async with session.get(f"{url}/api/v1/x", headers=headers) as response:
                     assert response.status == status
+                for path in ("/v1/diagnosis", "/v1/tasks/x/diagnosi%73"):
+                    async with session.get(f"{url}{path}", headers=headers) as response:
+                        assert (response.status == 403) == (status == 403)
     finally:
         await close([runner])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.logs import hide
 from daemon.rules.notice import sign
 from daemon.rules.rehearsal import HEADER, WRONG_TOKEN, make_body
 from daemon.rules.schedule import HOUR
@@ -80,11 +81,15 @@ async def test_a_test_is_committed_and_leaves_nothing_else(tmp_path: Path) -> No
 
 async def test_a_test_without_the_right_token_is_only_noted(tmp_path: Path) -> None:
     """Where it lost its way is known, and what it lost is not repeated."""
+    hide([TOKEN])
     async with open_desk(tmp_path) as desk:
         body = make_body(NONCE)
         for path, cause, shown in (
             (f"/{TOKEN}", "wrong_path", "/"),
             ("/video-callback/old", "wrong_token", "/video-callback"),
+            # What a proxy may make of it.
+            (f"/video-callback/{TOKEN}/", "wrong_token", "/video-callback/***"),
+            (f"/x/%{ord(TOKEN[0]):x}{TOKEN[1:]}/y", "wrong_path", "/x/***"),
         ):
             assert (await desk.post(body, path=path, headers={HEADER: NONCE}))[0] == 404
             note = desk.turnstile.find(NONCE)

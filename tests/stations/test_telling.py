@@ -19,6 +19,7 @@ from daemon.config.sections import Notify, Secret
 from daemon.courier import Courier, message_session
 from daemon.hooks import hook_session
 from daemon.logs import hide
+from daemon.outbox import AT_ONCE
 from daemon.rules.lifecycle import Cause, State
 from daemon.rules.outgoing import GIVE_UP_MS, application_policy
 from daemon.rules.task import Task
@@ -304,3 +305,54 @@ async def test_what_nobody_wants_to_hear_costs_no_statement(
         await asyncio.sleep(0.05)
         await store.commits.connection.set_trace_callback(None)  # type: ignore[arg-type]
     assert not [sql for sql in asked if "INSERT" in sql]
+
+
+async def pile_up(store: Store, target: str, count: int, due_at: int | None) -> None:
+    """Keep so many messages for a target."""
+    await store.commits.connection.execute_fetchall(
+        """
+        WITH RECURSIVE counter (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < ?)
+        INSERT INTO outbox (id, target, type, task_id, created_at, due_at)
+        SELECT lower(hex(randomblob(16))), ?, 'task.stored', 't', 1, ? FROM counter
+        """,
+        (count, target, due_at),
+    )
+
+
+async def test_what_piles_up_for_one_target_is_read_past_by_nobody(store: Store) -> None:
+    """Who is told next is found on the connection that callbacks are committed on."""
+    await pile_up(store, "notify:dead", 5_000, 1)
+    await pile_up(store, "notify:well", 1, 2)
+    await pile_up(store, "https://app.example.com/cb", 1, 3)
+    steps = [0]
+
+    def tick() -> int:
+        steps[0] += 1
+        return 0
+
+    await store.commits.connection.set_progress_handler(tick, 10)
+    busy: list[str] = []
+    for expected in ("notify:dead", "notify:well", "https://app.example.com/cb"):
+        message = await store.outbox.next(busy)
+        assert message is not None
+        assert message.target == expected
+        busy.append(expected)
+    assert await store.outbox.next(busy) is None
+    assert steps[0] < 500
+
+
+async def test_much_is_deleted_in_parts(store: Store) -> None:
+    """A callback waits for one part at most."""
+    seen: list[str] = []
+    await store.commits.connection.set_trace_callback(seen.append)
+    for delete in (
+        lambda: store.outbox.drop_others([]),
+        lambda: store.outbox.clear(["notify:a"]),
+        lambda: store.outbox.forget_old(9),
+    ):
+        await pile_up(store, "notify:a", 2 * AT_ONCE + 1, None)
+        seen.clear()
+        await delete()
+        assert sum("DELETE FROM outbox" in sql for sql in seen) == 3
+        left = await store.commits.connection.execute_fetchall("SELECT count(*) FROM outbox")
+        assert [tuple(row) for row in left] == [(0,)]

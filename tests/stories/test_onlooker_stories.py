@@ -3,14 +3,17 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
 
+from daemon.broadcast import LISTENERS_LIMIT
 from daemon.simulator.faults import Faults, FileFault
 from tests.stories.harness import API_KEY, Daemon
 from tests.stories.stage import Stage
@@ -101,6 +104,40 @@ async def test_a_stop_lets_onlookers_go_and_waits_for_none(stage: Stage) -> None
         assert await daemon.stop() == 0
         await onlooker.end()
         assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_who_leaves_before_the_first_word_is_no_error(stage: Stage) -> None:
+    """Somebody closes a page while it opens; the log has no line about that."""
+    daemon = await stage.daemon(None, admin=TCP)
+    url = URL(daemon.ready["admin_tcp"])
+    order = f"GET /v1/events HTTP/1.1\r\nHost: {url.authority}\r\n\r\n".encode()
+    for _ in range(20):
+        with socket.create_connection((url.host or "", url.port or 0)) as leaving:
+            leaving.sendall(order)
+    await daemon.get("/v1/status")
+    assert await daemon.stop() == 0
+    assert not daemon.log("http.failed")
+
+
+async def test_only_so_many_look_on(stage: Stage) -> None:
+    """One more is asked to come later, and may when somebody left."""
+    daemon = await stage.daemon(None, admin=TCP)
+    async with AsyncExitStack() as stack:
+        for _ in range(LISTENERS_LIMIT - 1):
+            await stack.enter_async_context(looking_on(daemon))
+        async with looking_on(daemon):
+            refused = await daemon.call("/v1/events", {})
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "30")
+        until = asyncio.get_running_loop().time() + 10
+        while (await begin(daemon)) == 503:
+            assert asyncio.get_running_loop().time() < until
+            await asyncio.sleep(0.05)
+
+
+async def begin(daemon: Daemon) -> int:
+    """Return how an onlooker is received."""
+    async with aiohttp.request("GET", f"{daemon.ready['admin_tcp']}/v1/events") as response:
+        return response.status
 
 
 async def test_the_numbers_tell_what_happened(stage: Stage) -> None:
