@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # More than the cores: most tests wait for timers, processes and disks.
-JOBS ?= 3
+JOBS ?= 4
 VERSIONS := 3.11 3.12 3.13
 LOCKS := pyproject.toml requirements.lock tests/requirements.lock
 # Nothing is installed that was not tested, byte for byte, and no stranger's build script is run.
@@ -64,6 +64,8 @@ COMPILE = uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --
 
 lock:
 	$(COMPILE) --output-file requirements.lock --group build pyproject.toml
+	$(COMPILE) --output-file requirements-extras.lock --constraints requirements.lock \
+		--group build --all-extras pyproject.toml
 	$(COMPILE) --output-file tests/requirements.lock --constraints requirements.lock \
 		--group build --group test --group lint pyproject.toml
 	$(COMPILE) --output-file tests/audit.lock --group audit
@@ -74,6 +76,7 @@ AUDIT = .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip $(ASK)
 
 audit: .venv-audit/installed
 	$(AUDIT) -r requirements.lock
+	$(AUDIT) -r requirements-extras.lock
 	$(AUDIT) -r tests/requirements.lock
 
 .venv-audit/installed: tests/audit.lock

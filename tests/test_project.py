@@ -25,6 +25,7 @@ UNIT = ROOT / "systemd" / "suno-videod.service"
 SOCKET = UNIT.with_suffix(".socket")
 DROP_IN = UNIT.with_suffix(".service.d") / "10-addresses.conf"
 LOCKS = ("requirements.lock", "tests/requirements.lock")
+EXTRAS = "requirements-extras.lock"
 
 
 def locked(name: str) -> dict[str, str]:
@@ -40,7 +41,7 @@ def allows(requirement: str, pins: dict[str, str]) -> bool:
     return version is not None and wanted.specifier.contains(version)
 
 
-@pytest.mark.parametrize("name", [*LOCKS, "tests/audit.lock"])
+@pytest.mark.parametrize("name", [*LOCKS, EXTRAS, "tests/audit.lock"])
 def test_a_lock_pins_and_hashes_everything_and_names_no_place(name: str) -> None:
     """What is installed is what was tested, wherever it is fetched from."""
     text = (ROOT / name).read_text(encoding="utf-8")

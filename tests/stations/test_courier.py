@@ -127,6 +127,12 @@ async def test_a_message_is_delivered_once_and_deleted(
     await write(application.url + "?order=secret", "a")
     async with run():
         await emptied(store)
+
+        async def is_told() -> bool:
+            return bool(named(lines, "notify.sent"))
+
+        # It is said after it was deleted.
+        await until(is_told)
     data = {"task_id": "a", "video_url": "https://f.example/a.mp4"}
     data |= {"path": "/v/a.mp4", "sha256": "00"}
     assert application.bodies == [{"code": 200, "msg": "success", "data": data}]

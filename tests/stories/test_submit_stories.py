@@ -127,7 +127,8 @@ async def test_an_account_in_trouble_is_exit_4(stage: Stage) -> None:
     assert await keyless.tasks() == {}
     provider.credits = 0
     ended = await submit(daemon, "audio", "--wait")
-    assert (ended.code, ended.errors) == (4, "Insufficient credits\n")
+    assert ended.code == 4
+    assert ended.errors.startswith("Insufficient credits\nnothing was submitted or paid for")
     assert await daemon.gates() == ["credits"]
     assert (await daemon.run("check")).code == 0
     provider.credits = PRICE
