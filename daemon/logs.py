@@ -149,8 +149,10 @@ def show_to(onlooker: "Callable[[str, str], None] | None") -> None:
 
 def _filter() -> None:
     """Let through what is to be written, and what is only to be shown."""
-    least = min(_level, logging.INFO) if _onlooker else _level
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(least))
+    # Where nobody has set the logs up, what is shown is nobody's to decide either.
+    if structlog.is_configured():
+        least = min(_level, logging.INFO) if _onlooker else _level
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(least))
 
 
 def recent_trouble() -> list[dict[str, object]]:

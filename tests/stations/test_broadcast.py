@@ -167,3 +167,11 @@ async def test_progress_is_told_while_somebody_looks_on_and_only_then() -> None:
         await asyncio.sleep(0.05)
         assert len(told) == 1
     reporting.cancel()
+
+
+async def test_logs_that_nobody_set_up_are_left_alone() -> None:
+    """As in a test of one station, which may want to see each line of level debug."""
+    structlog.reset_defaults()
+    with Broadcast().listen():
+        assert not structlog.is_configured()
+    assert not structlog.is_configured()
