@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from daemon.rules.lifecycle import State
 from tests.dashboard.scene import HOUR, Scene, Visitor
@@ -215,4 +215,29 @@ async def test_the_player_plays_and_goes_on_while_the_page_changes(
     scene.say("task.moved", task_id="one", to="done")
     await expect(page.locator("#said")).to_be_visible()
     assert await video.evaluate("film => film.mark === 1 && film.currentTime > 0")
+    assert visitor.complaints == []
+
+
+async def test_what_happens_while_an_answer_is_on_its_way_is_seen(
+    scene: Scene, visitor: Visitor
+) -> None:
+    """The answer may be older than the event: the part is asked for once more."""
+    await scene.plant("one", State.WANTED, label="Before")
+    page = await visitor.open()
+    held = 0
+
+    async def hold(route: Route) -> None:
+        nonlocal held
+        held += 1
+        answer = await route.fetch()
+        if held == 1:
+            await scene.change("one", label="Meanwhile")
+            scene.say("task.moved", task_id="one", to="wanted")
+            await asyncio.sleep(0.5)
+        await route.fulfill(response=answer)
+
+    await page.route("**/?part=now", hold)
+    scene.say("task.moved", task_id="one", to="wanted")
+    await expect(page.locator("#task-one h3")).to_contain_text("Meanwhile")
+    assert held == 2
     assert visitor.complaints == []

@@ -64,16 +64,24 @@
   // At once when it was quiet, else when the gap is over; never two at a time.
   function refresh(part) {
     let state = parts.get(part.id);
-    if (!state) parts.set(part.id, (state = { timer: null, last: 0 }));
+    if (!state) parts.set(part.id, (state = { timer: null, last: 0, asking: false, again: false }));
+    // What happens while the answer is on its way may not be in it.
+    if (state.asking) state.again = true;
     if (state.timer !== null || document.hidden) return;
     const wait = Math.max(100, state.last + GAP_MS - Date.now());
     state.timer = setTimeout(async () => {
       state.last = Date.now();
+      state.asking = true;
       try {
         await htmx.ajax("GET", part.dataset.part, { source: part, target: part, swap: "innerMorph" });
       } finally {
         state.last = Date.now();
         state.timer = null;
+        state.asking = false;
+        if (state.again) {
+          state.again = false;
+          refresh(part);
+        }
         if (lostSince !== null && isOpen()) setTimeout(() => refresh(part), 2 * GAP_MS);
       }
     }, wait);
